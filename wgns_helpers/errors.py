@@ -1,0 +1,96 @@
+"""What goes wrong, with its exit code and the way out, and how it is said."""
+
+import os
+import sys
+
+# sd-daemon(3) priorities
+ERROR, WARNING, INFO = 3, 4, 6
+
+_LOOKS_LIKE_A_KEY = 32  # characters of base64 in a row; a WireGuard key has 43, one that was cut while copying fewer
+_BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
+
+
+class Failure(Exception):
+    """The kernel or the system refused; what is wrong in one line, and a hint where there is a way out."""
+
+    code = 1
+
+    def __init__(self, text: str, hint: str = "") -> None:
+        super().__init__(text)
+        self.hint = hint
+
+
+class UsageError(Failure):
+    """The command line makes no sense."""
+
+    code = 2
+
+
+class MissingError(Failure):
+    """Something that is needed is not there (EX_UNAVAILABLE of sysexits(3)): a namespace, a link, a library."""
+
+    code = 69
+
+
+class TryAgainError(Failure):
+    """It may work later (EX_TEMPFAIL): a name that does not resolve yet, a lock that another program holds."""
+
+    code = 75
+
+
+class PermissionRefusedError(Failure):
+    """The caller may not do this here (EX_NOPERM), or it would not be safe."""
+
+    code = 77
+
+
+class ConfigError(Failure):
+    """The configuration is wrong (EX_CONFIG)."""
+
+    code = 78
+
+
+def system_error(what: str, error: OSError, detail: str = "") -> Failure:
+    """The exception for a system call that failed: 77 without permission, 1 otherwise.
+
+    `detail` is what the kernel says itself (the extended acknowledgement of netlink(7)).
+    """
+    reason = os.strerror(error.errno or 0).lower() + (f" ({detail})" if detail else "")
+    if isinstance(error, PermissionError):
+        return PermissionRefusedError(f"{what}: {reason}", "run it as root" if os.geteuid() else "")
+    return Failure(f"{what}: {reason}")
+
+
+def shown(value: str) -> str:
+    """`value` in quotes for a message: on one line, at most 60 characters, and never something that may be a key."""
+    secret = len(value.rstrip("=")) == 43 and _BASE64.issuperset(value.rstrip("="))
+    run = 0
+    for character in "" if value.startswith("/") else value:
+        run = run + 1 if character in _BASE64 else 0
+        secret = secret or run >= _LOOKS_LIKE_A_KEY
+    if secret:
+        return "(not shown: it looks like a key)"
+    printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value[:60])
+    return f'"{printable}{"…" if len(value) > 60 else ""}"'
+
+
+def program() -> str:
+    """The name that this program was called by."""
+    return os.path.basename(sys.argv[0])
+
+
+def say(text: str, hint: str = "", priority: int = INFO) -> None:
+    """One line on standard error, and one for the hint; with priorities where the journal reads (sd-daemon(3))."""
+    lines = [f"{program()}: {text}"] + ([f"{program()}: hint: {hint}"] if hint else [])
+    try:
+        stream = os.fstat(2)
+        journal = os.environ.get("JOURNAL_STREAM") == f"{stream.st_dev}:{stream.st_ino}"
+        prefix = f"<{priority}>" if journal else ""
+        os.write(2, "".join(f"{prefix}{line}\n" for line in lines).encode(errors="replace"))
+    except OSError:
+        pass  # nobody listens; the exit code still tells
+
+
+def warn(text: str, hint: str = "") -> None:
+    """A line about something that is left out or dangerous, but does not stop the work."""
+    say(f"warning: {text}", hint, WARNING)
