@@ -1,0 +1,145 @@
+"""wg-quick(8) configuration files -> Tunnel, or one line that says what is wrong and where."""
+
+from __future__ import annotations
+
+import _socket
+import os
+import stat
+
+from .errors import ConfigError, PermissionRefusedError, shown, system_error, warn
+from .reader import Section, decode, sections
+from .tunnel import Peer, Tunnel
+from .values import dns, endpoint, fwmark, is_server, keepalive, key, network, number, table
+
+_SIZE_LIMIT = 32 << 20  # bytes; 100,000 peers take 15 MB
+_KEY_FILE_LIMIT = 4096  # bytes
+
+
+def load(path: str, private_key_file: str = "") -> Tunnel:
+    """The tunnel that the file `path` describes ("-": standard input).
+
+    Its private key comes from `private_key_file`, else from the file, else from the credential "private-key". Raises
+    `ConfigError`, and `PermissionRefusedError` for what must not be read.
+    """
+    source = "standard input" if path == "-" else path
+    data, readable = (_read_stdin(), False) if path == "-" else _read(path, _SIZE_LIMIT)
+    interface, peers = sections(decode(data, source), source)
+    if readable and any(key in section.items for section in (interface, *peers) for key in ("PrivateKey", "PresharedKey")):
+        warn(f"{source} holds a key and can be read by every user", f"chmod 600 {source}")
+    directory = os.path.dirname(path)
+    if not peers:
+        warn(f"{source}: no [Peer]: nothing can go through this tunnel")
+    names = interface.each("DNS", dns)
+    tunnel = Tunnel(
+        private_key=_private_key(interface, private_key_file, directory),
+        listen_port=interface.one("ListenPort", lambda value: number(value, 0, 65535), 0),
+        fwmark=interface.one("FwMark", fwmark, 0),
+        addresses=interface.each("Address", network),
+        mtu=interface.one("MTU", lambda value: number(value, 68, 65535), 0),
+        table=interface.one("Table", table, 254),
+        dns=tuple(name for name in names if is_server(name)),
+        search=tuple(name for name in names if not is_server(name)),
+        peers=tuple(_peer(section, directory) for section in peers),
+    )
+    _check(tunnel, interface)
+    return tunnel
+
+
+def _check(tunnel: Tunnel, interface: Section) -> None:
+    """What concerns more than one value."""
+    if not tunnel.addresses:
+        warn(f"{interface.source}: no Address: nothing can be sent from this interface")
+    for position, address in enumerate(tunnel.addresses):
+        if address in tunnel.addresses[:position]:
+            raise interface.error("Address", position, f"{address} stands there twice")
+    if 0 < tunnel.mtu < 1280 and any(address.family == _socket.AF_INET6 for address in tunnel.addresses):
+        raise interface.error("MTU", 0, f'"{tunnel.mtu}" is too small for the IPv6 address; legal: 1280 to 65535')
+
+
+def _peer(section: Section, directory: str) -> Peer:
+    if "PresharedKey" in section.items and "PresharedKeyFile" in section.items:
+        raise section.error("PresharedKeyFile", 0, "there is a PresharedKey too; keep one of the two")
+    preshared = section.one("PresharedKey", key, b"")
+    for name in section.items.get("PresharedKeyFile", []):
+        preshared = _key_file(_find(name, directory))
+    return Peer(
+        public_key=section.one("PublicKey", key, b""),
+        preshared_key=preshared,
+        endpoint=section.one("Endpoint", endpoint, None),
+        keepalive=section.one("PersistentKeepalive", keepalive, 0),
+        allowed_ips=section.each("AllowedIPs", network),
+    )
+
+
+def _private_key(interface: Section, option: str, directory: str) -> bytes:
+    if "PrivateKey" in interface.items and "PrivateKeyFile" in interface.items:
+        raise interface.error("PrivateKeyFile", 0, "there is a PrivateKey too; keep one of the two")
+    credential = os.path.join(os.environ.get("CREDENTIALS_DIRECTORY", ""), "private-key")
+    private = interface.one("PrivateKey", key, b"")
+    for name in interface.items.get("PrivateKeyFile", []):
+        private = b"" if option else _key_file(_find(name, directory))
+    if option:
+        private = _key_file(option)
+    elif not private and credential != "private-key" and os.path.exists(credential):
+        private = _key_file(credential)
+    if not private:
+        raise ConfigError(
+            f"{interface.source}: no private key",
+            "PrivateKey or PrivateKeyFile in [Interface], --private-key FILE, or the credential private-key",
+        )
+    if not any(private):
+        raise ConfigError(f"{interface.source}: the private key is all zeros, which means none", "wg genkey makes one")
+    return private
+
+
+def _read_stdin() -> bytes:
+    data = bytearray()
+    while len(data) <= _SIZE_LIMIT:
+        try:
+            chunk = os.read(0, 1 << 20)
+        except OSError as error:
+            raise system_error("standard input", error) from None
+        if not chunk:
+            return bytes(data)
+        data += chunk
+    raise ConfigError(f"standard input: over {_SIZE_LIMIT >> 20} MiB: not a configuration")
+
+
+def _read(path: str, limit: int) -> tuple[bytes, bool]:
+    """A regular file's content, and whether every user can read it (as wg-quick(8) looks at the file and its folder)."""
+    try:
+        # A FIFO without a writer would hold up the open, a terminal would become the controlling one
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except PermissionError:
+        raise PermissionRefusedError(f"{path}: permission denied", "run it as root" if os.geteuid() else "") from None
+    except OSError as error:
+        raise ConfigError(f"{shown(path)}: {os.strerror(error.errno or 0).lower()}") from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise ConfigError(f"{path}: {kind}", "--config - reads a configuration from a pipe")
+        if status.st_size > limit:
+            raise ConfigError(f"{path}: {status.st_size} bytes, at most {limit} are read: not what it should be")
+        folder = os.stat(os.path.dirname(path) or ".")
+        return os.read(descriptor, limit), bool(status.st_mode & stat.S_IROTH and folder.st_mode & stat.S_IXOTH)
+    except OSError as error:
+        raise system_error(path, error) from None
+    finally:
+        os.close(descriptor)
+
+
+def _find(name: str, directory: str) -> str:
+    """Where a key file is: relative names are credentials (systemd.exec(5)), or stand beside the configuration."""
+    credential = os.path.join(os.environ.get("CREDENTIALS_DIRECTORY", ""), name)
+    return credential if credential != name and os.path.exists(credential) else os.path.join(directory, name)
+
+
+def _key_file(path: str) -> bytes:
+    data, readable = _read(path, _KEY_FILE_LIMIT)
+    if readable:
+        warn(f"{path} can be read by every user", f"chmod 600 {path}")
+    try:
+        return key(data.decode("ascii", "replace").strip())
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None

@@ -1,0 +1,82 @@
+"""Host names of endpoints -> addresses, and the MTU of the way there, in the namespace that the program runs in."""
+
+from __future__ import annotations
+
+import _socket
+
+from .errors import TryAgainError, warn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .tunnel import Endpoint, Tunnel
+
+_IP_MTU, _IPV6_MTU = 14, 24  # ip(7), ipv6(7): the path MTU of a connected socket
+_OVERHEAD = 80  # bytes that WireGuard adds at most, over IPv6 (wg-quick(8))
+_IPV6_MINIMUM = 1280  # bytes (RFC 8200); below it the kernel takes IPv6 off the link
+_ANYWHERE = (_socket.AF_INET, "192.0.2.1")  # TEST-NET-1 (RFC 5737); connecting a UDP socket sends nothing
+
+
+def resolve(tunnel: Tunnel) -> Tunnel:
+    """The tunnel with an address for each endpoint. `TryAgainError` for a name that cannot be resolved."""
+    peers = []
+    for peer in tunnel.peers:
+        peers.append(peer._replace(endpoint=_resolved(peer.endpoint)) if peer.endpoint else peer)
+    return tunnel._replace(peers=tuple(peers))
+
+
+def _resolved(endpoint: Endpoint) -> Endpoint:
+    # Literal addresses need no resolver, and loading one costs milliseconds
+    for family in (_socket.AF_INET, _socket.AF_INET6):
+        try:
+            return endpoint._replace(family=family, address=_socket.inet_pton(family, endpoint.host))
+        except OSError:
+            continue
+    try:
+        host = endpoint.host.encode()  # a str would load the idna codec
+        found = _socket.getaddrinfo(host, endpoint.port, 0, _socket.SOCK_DGRAM, _socket.IPPROTO_UDP)
+    except _socket.gaierror as error:
+        raise TryAgainError(
+            f'endpoint "{endpoint.host}" does not resolve: {str(error.args[-1]).lower()}',
+            f"getent ahosts {endpoint.host} asks the same; is the host online?",
+        ) from None
+    family, _, _, _, address = found[0]  # the order of RFC 6724, as wg(8) takes it
+    packed = _socket.inet_pton(family, str(address[0]).partition("%")[0])
+    return endpoint._replace(family=family, address=packed, scope=int(address[3]) if len(address) == 4 else 0)
+
+
+def path_mtu(tunnel: Tunnel) -> int:
+    """The interface's MTU in bytes: the configuration's, else the largest of the ways to the endpoints less WireGuard's overhead.
+
+    wg-quick(8) computes it so: without an endpoint the default route counts, without one 1500.
+    """
+    if tunnel.mtu:
+        return tunnel.mtu
+    ways = [
+        (peer.endpoint.family, _socket.inet_ntop(peer.endpoint.family, peer.endpoint.address), peer.endpoint.scope)
+        for peer in tunnel.peers
+        if peer.endpoint
+    ]
+    best = max((_mtu_to(*way) for way in ways), default=0)
+    mtu = (best or _mtu_to(*_ANYWHERE) or 1500) - _OVERHEAD
+    if mtu < _IPV6_MINIMUM and any(address.family == _socket.AF_INET6 for address in tunnel.addresses):
+        warn(f"the way to the endpoint has room for an mtu of {mtu} only, IPv6 needs 1280: packets will be split")
+        return _IPV6_MINIMUM
+    return mtu
+
+
+def _mtu_to(family: int, address: str, scope: int = 0) -> int:
+    """The path MTU in bytes, 0 where there is no route."""
+    try:
+        udp = _socket.socket(family, _socket.SOCK_DGRAM)
+    except OSError:
+        return 0
+    try:
+        if family == _socket.AF_INET:
+            udp.connect((address, 51820))
+            return udp.getsockopt(_socket.IPPROTO_IP, _IP_MTU)
+        udp.connect((address, 51820, 0, scope))
+        return udp.getsockopt(_socket.IPPROTO_IPV6, _IPV6_MTU)
+    except OSError:
+        return 0
+    finally:
+        udp.close()
