@@ -1,0 +1,239 @@
+"""Named network namespaces, as ip-netns(8) has them: a name is an nsfs mount on a file in /run/netns."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import time
+
+from . import signals
+from .errors import Failure, MissingError, PermissionRefusedError, TryAgainError, UsageError, say, shown, system_error
+
+DIRECTORY = "/run/netns"
+
+_CLONE_NEWNET = 0x40000000  # sched.h
+_MS_BIND, _MS_REC, _MS_SHARED, _MNT_DETACH = 0x1000, 0x4000, 0x100000, 2  # sys/mount.h
+_NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
+_LOCK_PATIENCE = 10.0  # seconds; whoever holds the lock needs milliseconds
+_NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.@+:")
+
+PRIVATE_MOUNTS_HINT = (
+    "set PrivateMounts=false in the unit, and none of PrivateTmp=, ProtectSystem=, ProtectHome=, ReadWritePaths=, BindPaths=, "
+    "which imply private mounts"
+)
+
+# What tells one namespace from another: device and inode number of its nsfs file (namespaces(7))
+Identity = tuple[int, int]
+
+
+def checked_name(text: str) -> str:
+    """The name that `text` means, `UsageError` if it cannot be one.
+
+    A slash is read as a dash: systemd's %I makes my/vpn of netns@my-vpn, and no name can hold a slash.
+    """
+    name = text.replace("/", "-")
+    if "\\" in name:
+        raise UsageError(f"{shown(text)} is an escaped name", "write %I in the unit, not %i")
+    if name in ("", ".", "..") or name.startswith("-") or len(name) > 255 or not _NAME_CHARACTERS.issuperset(name):
+        raise UsageError(
+            f"{shown(text)} is not a name",
+            "1 to 255 letters, digits and _ - . @ + : with no leading dash; . and .. are taken",
+        )
+    if name != text and "SYSTEMD_EXEC_PID" not in os.environ:
+        say(f"{shown(text)} is read as {shown(name)}, as systemd's %I has it")
+    return name
+
+
+def in_host() -> bool:
+    """Whether this process is in the network namespace of PID 1.
+
+    /proc/PID/net/dev has an inode number of its own in each namespace and can be looked at without privilege, unlike
+    /proc/1/ns/net. Raises `PermissionRefusedError` where it cannot be told (hidepid, ProtectProc=).
+    """
+    try:
+        return os.stat("/proc/1/net/dev").st_ino == os.stat("/proc/self/net/dev").st_ino
+    except OSError as error:
+        raise PermissionRefusedError(
+            f"cannot tell whether this is the host's network namespace: /proc/1/net/dev: {error.strerror}",
+            "is /proc mounted with hidepid=, or ProtectProc= set?",
+        ) from None
+
+
+def own() -> Identity:
+    """The network namespace that this process is in."""
+    status = os.stat("/proc/self/ns/net")
+    return status.st_dev, status.st_ino
+
+
+def pinned(name: str) -> Identity | None:
+    """The network namespace that is called `name`; None where there is no such name, or a plain file."""
+    try:
+        descriptor = open_namespace(name)
+    except MissingError:
+        return None
+    try:
+        status = os.fstat(descriptor)
+        return status.st_dev, status.st_ino
+    finally:
+        os.close(descriptor)
+
+
+def open_namespace(name: str) -> int:
+    """A descriptor of the namespace `name`; `MissingError` where there is none. The caller closes it."""
+    path = f"{DIRECTORY}/{name}"
+    try:
+        if os.lstat(path).st_dev != own()[0]:  # all of nsfs is one device
+            raise MissingError(
+                f'"{path}" is no network namespace: nothing is mounted on it',
+                f"was it pinned where this mount cannot be seen? {PRIVATE_MOUNTS_HINT}",
+            )
+        descriptor = os.open(path, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        raise MissingError(f'there is no network namespace "{name}"', f"netns-up {name} makes one") from None
+    except OSError as error:
+        raise system_error(path, error) from None
+    if fcntl.ioctl(descriptor, _NS_GET_NSTYPE) != _CLONE_NEWNET:
+        os.close(descriptor)
+        raise MissingError(f'"{path}" is a namespace, but not one for the network')
+    return descriptor
+
+
+def enter(descriptor: int) -> None:
+    """Move this process into the open network namespace."""
+    try:
+        if hasattr(os, "setns"):  # Python 3.12; without ctypes 3 ms sooner
+            os.setns(descriptor, _CLONE_NEWNET)
+        else:
+            _call("setns", descriptor, _CLONE_NEWNET)
+    except OSError as error:
+        raise system_error("cannot enter the network namespace", error) from None
+
+
+def enter_new() -> None:
+    """Move this process into a network namespace of its own."""
+    try:
+        _call("unshare", _CLONE_NEWNET)
+    except OSError as error:
+        raise system_error("cannot make a network namespace", error) from None
+
+
+class PrivateMountsError(Failure):
+    """What is mounted here is not seen by the rest of the system."""
+
+
+class Lock:
+    """/run/netns, prepared as iproute2 does it and locked; `ip netns add` takes the same lock (Debian bug 949235)."""
+
+    def __enter__(self) -> None:
+        try:
+            os.makedirs(DIRECTORY, 0o755, exist_ok=True)
+            self._descriptor = os.open(DIRECTORY, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise system_error(DIRECTORY, error) from None
+        deadline = time.monotonic() + _LOCK_PATIENCE
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                signals.check()
+                if time.monotonic() > deadline:
+                    raise TryAgainError(f"another program has held the lock of {DIRECTORY} for 10 s") from None
+                time.sleep(0.005)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+
+def attach(name: str) -> None:
+    """Call this process's network namespace `name`. The caller holds the lock, and knows that it is not the host's.
+
+    Makes sure that PID 1 sees the mount; where it does not, or anything else fails, the name is as before. Raises `Failure`.
+    """
+    path = f"{DIRECTORY}/{name}"
+    try:
+        _share_directory()
+        made = _placeholder(path)
+    except OSError as error:
+        raise system_error(path, error) from None
+    try:
+        _call("mount", b"/proc/self/ns/net", path.encode(), b"none", _MS_BIND, None)
+    except OSError as error:
+        if made:
+            os.unlink(path)
+        raise system_error(f"cannot mount the namespace on {path}", error) from None
+    try:
+        signals.check()
+        if not _seen_by_pid1(path):
+            raise PrivateMountsError(
+                f"{path} would not be seen outside: this process has mounts of its own", PRIVATE_MOUNTS_HINT
+            )
+    except BaseException:
+        _call("umount2", path.encode(), _MNT_DETACH)
+        if made:
+            os.unlink(path)
+        raise
+
+
+def detach(name: str) -> None:
+    """Take the name away; an empty file of that name too. The caller holds the lock. Raises `Failure`."""
+    path = f"{DIRECTORY}/{name}"
+    try:
+        while os.lstat(path).st_dev == own()[0]:  # a name can be mounted over
+            _call("umount2", path.encode(), _MNT_DETACH)
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size:
+            raise Failure(f"{path} is no network namespace and not empty: left alone", "who put it there?")
+        os.unlink(path)
+    except OSError as error:
+        raise system_error(path, error) from None
+
+
+def _share_directory() -> None:
+    """Make /run/netns a shared mount, so that names made later are seen in other mount namespaces (ip-netns(8))."""
+    path = DIRECTORY.encode()
+    try:
+        _call("mount", b"", path, b"none", _MS_SHARED | _MS_REC, None)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # EINVAL: it is no mount yet
+            raise
+        _call("mount", path, path, b"none", _MS_BIND | _MS_REC, None)
+        _call("mount", b"", path, b"none", _MS_SHARED | _MS_REC, None)
+
+
+def _placeholder(path: str) -> bool:
+    """Make the file to mount on; False where a stale one, empty and without a mount, is there already."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0))
+    except FileExistsError:
+        status = os.lstat(path)
+        if stat.S_ISREG(status.st_mode) and not status.st_size:
+            return False
+        raise Failure(f"{path} is there, and it is no network namespace", "who put it there?") from None
+    return True
+
+
+def _seen_by_pid1(path: str) -> bool:
+    """Whether PID 1 has this namespace mounted there too (proc_pid_mountinfo(5): field 4 is the root, 5 the mount point).
+
+    In a chroot PID 1 sees the mount point with the chroot's path in front.
+    """
+    root = f"net:[{own()[1]}]"
+    try:
+        with open("/proc/1/mountinfo", encoding="utf-8", errors="replace") as lines:
+            return any(f[3] == root and f[4].endswith(path) for f in map(str.split, lines))
+    except OSError as error:
+        raise system_error("/proc/1/mountinfo", error) from None
+
+
+def _call(name: str, *arguments: int | bytes | None) -> None:
+    """A system call by its C function: numbers are int (mount's flags, unsigned long), paths are bytes. OSError if it fails."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    number = ctypes.c_ulong if name == "mount" else ctypes.c_int
+    converted = [number(a) if isinstance(a, int) else ctypes.c_char_p(a) for a in arguments]
+    if getattr(libc, name)(*converted):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
