@@ -1,0 +1,81 @@
+"""Fixtures for tests that change the kernel's namespaces: only in the sandbox, and every test leaves it as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import shell
+
+
+def has_wireguard() -> bool:
+    """Whether a WireGuard link can be made here."""
+    made = subprocess.run(["ip", "link", "add", "probe", "type", "wireguard"], capture_output=True, check=False)
+    subprocess.run(["ip", "link", "del", "probe"], capture_output=True, check=False)
+    return made.returncode == 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this place cannot run, with the way to run it."""
+    here = [item for item in items if Path(__file__).parent in item.path.parents]
+    if not here:
+        return
+    if "WGNS_SANDBOX" not in os.environ:
+        for item in here:
+            item.add_marker(pytest.mark.skip(reason="changes namespaces: run it as root by tests/sandbox (make test does)"))
+    elif not has_wireguard():
+        for item in here:
+            if item.get_closest_marker("wireguard"):
+                item.add_marker(pytest.mark.skip(reason="this kernel has no WireGuard: tests/machine.py has (make test)"))
+
+
+def snapshot() -> dict[str, object]:
+    """All that the programs may change: links, addresses, routes of every namespace, /run/netns, /etc/netns, mounts."""
+    state: dict[str, object] = {}
+    names = sorted(path.name for path in Path("/run/netns").glob("*"))
+    for name in ["", *names]:
+        prefix = f"ip -n {name}" if name else "ip"
+        for what in ("addr", "route show table all", "-6 route show table all"):
+            done = subprocess.run(["sh", "-c", f"{prefix} -j {what}"], capture_output=True, text=True, check=False)
+            state[f"{name}: {what}"] = json.loads(done.stdout) if done.stdout.strip() else done.stderr
+    for folder in ("/run/netns", "/etc/netns"):
+        for path in sorted(Path(folder).rglob("*")):
+            status = path.lstat()
+            content = path.read_bytes() if folder == "/etc/netns" and path.is_file() else b""
+            state[str(path)] = (status.st_dev, status.st_ino, status.st_mode, content)
+        state[f"{folder} exists"] = folder == "/run/netns" or Path(folder).exists()
+    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    state["mounts"] = sorted(line.split()[4] for line in lines if "nsfs" in line)
+    return state
+
+
+@pytest.fixture(autouse=True)
+def clean() -> Iterator[None]:
+    """Take away what a test made."""
+    yield
+    for path in Path("/run/netns").glob("*"):
+        if path.stat(follow_symlinks=False).st_ino != os.stat("/proc/self/ns/net").st_ino:
+            subprocess.run(["sh", "-c", f"ip netns pids {path.name} | xargs -r kill -9"], capture_output=True, check=False)
+        while subprocess.run(["umount", str(path)], capture_output=True, check=False).returncode == 0:
+            pass
+        if path.is_dir() and not path.is_symlink():
+            path.rmdir()
+        else:
+            path.unlink()
+    for link in json.loads(shell("ip -j link")):
+        if link["ifname"] not in ("lo", "sit0", "tunl0", "ip6tnl0"):
+            subprocess.run(["ip", "link", "del", link["ifname"]], capture_output=True, check=False)
+    shell("rm -rf /etc/netns /etc/wireguard")
+
+
+@pytest.fixture
+def unchanged() -> Iterator[None]:
+    """Fail the test if it leaves anything else behind than what was there before."""
+    before = snapshot()
+    yield
+    assert snapshot() == before

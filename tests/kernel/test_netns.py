@@ -1,0 +1,288 @@
+"""netns-up and netns-down against the kernel's namespaces."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.conftest import snapshot
+from tests.support import ROOT, run, shell
+
+NETNS = Path("/run/netns")
+UNSHARED = ("unshare", "--net")
+# A main process of a unit: $SYSTEMD_EXEC_PID is its own PID
+AS_UNIT = ("sh", "-c", 'SYSTEMD_EXEC_PID=$$ exec "$@"', "sh")
+
+
+def identity(name: str) -> int:
+    """The inode number of a named namespace."""
+    return (NETNS / name).stat().st_ino
+
+
+def sleeper(namespace: str) -> subprocess.Popen[bytes]:
+    """A process inside a namespace."""
+    process = subprocess.Popen(["ip", "netns", "exec", namespace, "sleep", "60"])
+    while os.readlink(f"/proc/{process.pid}/ns/net") != f"net:[{identity(namespace)}]":
+        time.sleep(0.01)
+    return process
+
+
+def test_by_hand_makes_a_new_namespace_with_lo_up() -> None:
+    """In the host's namespace netns-up makes a new one that iproute2 knows, and lo is up in it."""
+    assert run("netns-up", "wg").returncode == 0
+    assert identity("wg") != os.stat("/proc/self/ns/net").st_ino
+    assert shell("ip netns list").split() == ["wg"]
+    assert "LOOPBACK,UP" in shell("ip -n wg link show lo")
+    assert shell("ip netns exec wg ip -o link").count("\n") == shell("unshare -n ip -o link").count("\n")
+
+
+def test_netns_down_leaves_nothing(unchanged: None) -> None:
+    """Up and down leave the machine as it was, but for the folder and its shared mount."""
+    assert run("netns-up", "wg").returncode == 0
+    done = run("netns-down", "wg")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not list(NETNS.iterdir())
+
+
+def test_pins_the_namespace_that_it_runs_in() -> None:
+    """In a namespace of its own, as a unit has one, netns-up names that very namespace."""
+    script = f"readlink /proc/self/ns/net; {sys.executable} {ROOT}/bin/netns-up wg"
+    seen = shell(f"unshare --net sh -euc '{script}'")
+    assert seen.strip() == f"net:[{identity('wg')}]"
+
+
+def test_prepares_the_folder_as_iproute2_does() -> None:
+    """/run/netns becomes a shared mount, so a name made later is seen in other mount namespaces."""
+    assert run("netns-up", "one").returncode == 0
+    line = next(line for line in Path("/proc/self/mountinfo").read_text().splitlines() if line.split()[4] == "/run/netns")
+    assert "shared:" in line
+
+
+@pytest.mark.parametrize("order", ["iproute2 first", "netns-up first"])
+def test_works_beside_iproute2(order: str) -> None:
+    """Names of both kinds live side by side, and each takes the other's away."""
+    steps = [lambda: shell("ip netns add a"), lambda: run("netns-up", "b").check_returncode()]
+    for step in steps if order == "iproute2 first" else reversed(steps):
+        step()
+    assert set(shell("ip netns list").split()) == {"a", "b"}
+    assert run("netns-down", "a").returncode == 0
+    shell("ip netns del b")
+    assert not list(NETNS.iterdir())
+
+
+def test_twice_by_hand_is_nothing_to_do() -> None:
+    """By hand, a name that is there stays as it is, and one line says so."""
+    run("netns-up", "wg").check_returncode()
+    before = snapshot()
+    done = run("netns-up", "wg")
+    assert (done.returncode, done.stderr) == (0, 'netns-up: "wg" is there already\n')
+    assert snapshot() == before
+
+
+def test_twice_in_the_same_namespace_is_nothing_to_do() -> None:
+    """A unit that pins its namespace again changes nothing."""
+    run("netns-up", "wg", before=UNSHARED).check_returncode()
+    before = snapshot()
+    assert run("netns-up", "wg", before=("nsenter", "--net=/run/netns/wg")).returncode == 0
+    assert snapshot() == before
+
+
+def test_another_namespace_never_takes_the_name() -> None:
+    """The seed's second netns-up re-pointed the name at an empty namespace; ours refuses and names both."""
+    run("netns-up", "wg", before=UNSHARED).check_returncode()
+    before = snapshot()
+    done = run("netns-up", "wg", before=UNSHARED)
+    assert done.returncode == 1
+    assert f'"wg" is network namespace {identity("wg")} already, this one is ' in done.stderr
+    assert snapshot() == before
+
+
+def test_a_unit_in_the_hosts_namespace_is_refused(unchanged: None) -> None:
+    """Without PrivateNetwork=true a unit would pin the host: refused with the hint."""
+    done = run("netns-up", "wg", before=AS_UNIT)
+    assert done.returncode == 77
+    assert "hint: the unit lacks PrivateNetwork=true" in done.stderr
+
+
+def test_the_hosts_namespace_under_a_name_is_refused() -> None:
+    """Where somebody gave the host's own namespace the name, it is no "nothing to do"."""
+    shell("mkdir -p /run/netns; ip netns attach wg 1")
+    done = run("netns-up", "wg")
+    assert done.returncode == 1
+    assert "the host's own network namespace" in done.stderr
+
+
+def test_a_link_that_is_up_is_refused(unchanged: None) -> None:
+    """A namespace with a link besides lo that is up may be somebody's uplink: no name for it."""
+    command = "ip link add out type bridge; ip link set out up; exec \"$@\""
+    done = run("netns-up", "wg", before=(*UNSHARED, "sh", "-c", command, "sh"))
+    assert done.returncode == 77
+    assert "(out)" in done.stderr
+
+
+def test_a_link_that_is_down_is_no_obstacle() -> None:
+    """Links that are down, like sit0 of a fresh namespace, do not count."""
+    command = "ip link add out type bridge; exec \"$@\""
+    assert run("netns-up", "wg", before=(*UNSHARED, "sh", "-c", command, "sh")).returncode == 0
+
+
+def test_where_the_host_cannot_be_told_it_refuses(unchanged: None) -> None:
+    """With /proc/1 out of sight nobody knows whose namespace this is: refused."""
+    hide = "mount -t tmpfs tmpfs /proc/1; exec \"$@\""
+    done = run("netns-up", "wg", before=("unshare", "--mount", "sh", "-c", hide, "sh"))
+    assert done.returncode == 77
+    assert "cannot tell whether this is the host's" in done.stderr
+
+
+def test_private_mounts_are_refused() -> None:
+    """In a mount namespace of its own the name would be seen by nobody: undone, with the hint about PrivateMounts=."""
+    run("netns-up", "other").check_returncode()
+    before = snapshot()
+    done = run("netns-up", "wg", before=("unshare", "--net", "--mount", "--propagation", "slave"))
+    assert done.returncode == 1
+    assert "PrivateMounts=false" in done.stderr
+    assert "ProtectSystem=" in done.stderr
+    assert snapshot() == before
+
+
+def test_a_stale_file_is_taken_over() -> None:
+    """An empty plain file, left where a mount is gone, is no obstacle."""
+    NETNS.mkdir(exist_ok=True)
+    (NETNS / "wg").touch()
+    assert run("netns-up", "wg").returncode == 0
+    shell("ip -n wg link")
+    assert run("netns-down", "wg").returncode == 0
+    assert not (NETNS / "wg").exists()
+
+
+@pytest.mark.parametrize("what", ["text", "folder", "symlink"])
+def test_what_is_not_a_namespace_stays(what: str) -> None:
+    """A file with content, a folder, a symlink under /run/netns is somebody's: neither up nor down touches it."""
+    NETNS.mkdir(exist_ok=True)
+    make = {"text": "echo x > /run/netns/wg", "folder": "mkdir /run/netns/wg", "symlink": "ln -s /x /run/netns/wg"}
+    shell(make[what])
+    before = snapshot()
+    for program in ("netns-up", "netns-down"):
+        done = run(program, "wg")
+        assert done.returncode == 1
+        assert "/run/netns/wg" in done.stderr
+    assert snapshot() == before
+
+
+def test_netns_down_of_an_empty_file_removes_it() -> None:
+    """An empty file without a mount, as a failed start of others leaves it, goes."""
+    NETNS.mkdir(exist_ok=True)
+    (NETNS / "wg").touch()
+    assert run("netns-down", "wg").returncode == 0
+    assert not (NETNS / "wg").exists()
+
+
+def test_netns_down_without_the_name_is_nothing_to_do(unchanged: None) -> None:
+    """Taking away what is not there succeeds with one line."""
+    done = run("netns-down", "wg")
+    assert (done.returncode, done.stderr) == (0, 'netns-down: there is no "wg"\n')
+
+
+def test_netns_down_names_what_is_inside() -> None:
+    """Processes and links that are still inside are listed, and the name goes, as with ip netns del."""
+    run("netns-up", "wg").check_returncode()
+    shell("ip -n wg link add out type bridge; ip -n wg link set out up")
+    process = sleeper("wg")
+    done = run("netns-down", "wg")
+    process.kill()
+    process.wait()
+    assert done.returncode == 0
+    assert f"sleep ({process.pid}), link out" in done.stderr
+    assert not (NETNS / "wg").exists()
+
+
+def test_netns_down_inside_another_namespace_leaves_the_name() -> None:
+    """As ExecStopPost= of a unit whose start failed, netns-down must not take another namespace's name away."""
+    run("netns-up", "wg").check_returncode()
+    before = snapshot()
+    done = run("netns-down", "wg", before=UNSHARED)
+    assert done.returncode == 1
+    assert "left alone" in done.stderr
+    assert snapshot() == before
+
+
+def test_netns_down_inside_its_own_namespace_takes_the_name() -> None:
+    """As ExecStop= of the unit that pinned it, netns-down runs inside the namespace, and says nothing."""
+    run("netns-up", "wg").check_returncode()
+    done = run("netns-down", "wg", before=("nsenter", "--net=/run/netns/wg"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (NETNS / "wg").exists()
+
+
+def test_a_name_mounted_twice_goes_at_once() -> None:
+    """A name that was mounted over (as the seed's scripts can do) is taken away with all its mounts."""
+    shell("mkdir -p /run/netns; ip netns add wg; mount --bind /run/netns/wg /run/netns/wg")
+    assert run("netns-down", "wg").returncode == 0
+    assert not (NETNS / "wg").exists()
+
+
+def test_twenty_at_once_without_the_folder() -> None:
+    """Twenty at once, on a machine without /run/netns, all succeed, and /run/netns is mounted once."""
+    shell("umount /run/netns 2>/dev/null || true; rmdir /run/netns 2>/dev/null || true")
+    argv = [sys.executable, str(ROOT / "bin/netns-up")]
+    running = [subprocess.Popen([*UNSHARED, *argv, f"n{number}"]) for number in range(20)]
+    assert [process.wait() for process in running] == [0] * 20
+    assert len({identity(f"n{number}") for number in range(20)}) == 20
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    assert mounts.count("/run/netns") == 1
+
+
+def test_racing_for_one_name_only_one_namespace_gets_it() -> None:
+    """Ten namespaces at once that want the same name: one has it, nine are refused."""
+    argv = [*UNSHARED, sys.executable, str(ROOT / "bin/netns-up"), "wg"]
+    running = [subprocess.Popen(argv, stderr=subprocess.DEVNULL) for _ in range(10)]
+    assert sorted(process.wait() for process in running) == [0] + [1] * 9
+    assert [path.name for path in NETNS.iterdir()] == ["wg"]
+
+
+def test_a_lock_that_is_held_is_waited_for() -> None:
+    """While another program holds the lock netns-up waits, and a signal ends it at once with nothing changed."""
+    NETNS.mkdir(exist_ok=True)
+    before = snapshot()
+    with subprocess.Popen(["flock", "/run/netns", "sleep", "30"]) as holder:
+        time.sleep(0.5)
+        waiting = subprocess.Popen([sys.executable, str(ROOT / "bin/netns-up"), "wg"], stderr=subprocess.DEVNULL)
+        time.sleep(1)
+        assert waiting.poll() is None
+        waiting.send_signal(signal.SIGTERM)
+        assert waiting.wait(2) == -signal.SIGTERM
+        holder.terminate()
+    shell("pkill -x sleep || true")
+    assert snapshot() == before
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [("my/vpn", "my-vpn"), ("a/b/c", "a-b-c"), ("x_.@+:Y9", "x_.@+:Y9"), ("n" * 255, "n" * 255)],
+)
+def test_names(written: str, name: str) -> None:
+    """A slash is read as a dash, as %I of a unit has it; by hand one line says so."""
+    done = run("netns-up", written)
+    assert done.returncode == 0
+    assert identity(name)
+    assert ("is read as" in done.stderr) == (written != name)
+    in_unit = run("netns-down", written, env={"SYSTEMD_EXEC_PID": "1"})
+    assert (in_unit.returncode, in_unit.stderr) == (0, "")
+
+
+def test_without_privilege_it_says_so() -> None:
+    """An ordinary user gets 77 and the hint, and nothing changes."""
+    shell("mkdir -p /run/netns; ip netns add wg")
+    before = snapshot()
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    for program in ("netns-up", "netns-down"):
+        done = run(program, "wg" if program == "netns-down" else "new", before=nobody)
+        assert done.returncode == 77, done.stderr
+        assert "hint: run it as root" in done.stderr
+    assert snapshot() == before

@@ -1,0 +1,56 @@
+"""What the tests share: keys, configurations, and a way to run the programs that looks for keys in all they say."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = ("netns-up", "netns-down", "wg-up", "wg-down")
+
+# wg(8)'s own examples of keys
+PRIVATE = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
+PUBLIC = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+PUBLIC2 = "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0="
+PRESHARED = "/UwcSPg38hW/D9Y3tcS1FOV0K1wuURMbS0sesJEP5ak="
+
+MINIMAL = f"""[Interface]
+PrivateKey = {PRIVATE}
+Address = 10.9.0.2/32
+
+[Peer]
+PublicKey = {PUBLIC}
+AllowedIPs = 0.0.0.0/0
+Endpoint = 127.0.0.1:51820
+"""
+
+_KEY = re.compile(r"(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{42}[AEIMQUYcgkosw480]=?(?![A-Za-z0-9+/=])")
+
+
+def assert_no_key(text: str) -> None:
+    """No text of a program's may hold anything that has the form of a key."""
+    for found in _KEY.findall(text):
+        if len(base64.b64decode(found[:43] + "=")) == 32:
+            raise AssertionError(f"a key in what the program says: {text!r}")
+
+
+def run(program: str, *arguments: str, before: tuple[str, ...] = (), **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run one of the programs from the checkout; `before` goes in front of it on the command line."""
+    environment = {**os.environ, "PYTHONDEVMODE": "1", "PYTHONWARNINGS": "error", **options.pop("env", {})}
+    argv = [*before, sys.executable, str(ROOT / "bin" / program), *arguments]
+    done = subprocess.run(argv, capture_output=True, text=True, errors="replace", env=environment, timeout=120, **options)
+    assert_no_key(done.stdout + done.stderr)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def shell(command: str) -> str:
+    """What a shell command prints; it must succeed."""
+    done = subprocess.run(["sh", "-euc", command], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    return done.stdout
