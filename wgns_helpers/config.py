@@ -113,7 +113,8 @@ def _read(path: str, limit: int) -> tuple[bytes, bool]:
     except PermissionError:
         raise PermissionRefusedError(f"{path}: permission denied", "run it as root" if os.geteuid() else "") from None
     except OSError as error:
-        raise ConfigError(f"{shown(path)}: {os.strerror(error.errno or 0).lower()}") from None
+        hint = "--config FILE names a configuration elsewhere" if limit == _SIZE_LIMIT else ""
+        raise ConfigError(f"{shown(path)}: {os.strerror(error.errno or 0).lower()}", hint) from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):

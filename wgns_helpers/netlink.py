@@ -207,7 +207,7 @@ def create_link(name: str, kind: str, index: int, namespace: int) -> Request:
     payload = (
         _name_attribute(name)
         + attribute(28, pack("=I", namespace))  # IFLA_NET_NS_FD
-        + attribute(18, attribute(1, kind.encode()))  # IFLA_LINKINFO, IFLA_INFO_KIND
+        + attribute(18, attribute(1, kind.encode() + b"\0"))  # IFLA_LINKINFO, IFLA_INFO_KIND
     )
     return Request(f'link "{name}", {kind}', RTM_NEWLINK, _link_message(index, payload=payload), CREATE | EXCL)
 

@@ -154,7 +154,7 @@ def _add(section: Section | None, interface: Section | None, hooks: list[str], w
     if name in section.items and name not in _LISTS:
         raise ConfigError(f"{where}: {name} again; it stands in line {section.lines[name][0]} too")
     values = _values(name, value)
-    if not values and name not in _LISTS:
+    if not values and name not in ("Address", "DNS"):  # wg-quick(8) takes these empty
         raise ConfigError(f"{where}: {name} is empty")
     if not all(item.isascii() and item.isprintable() for item in values):
         raise ConfigError(f"{where}: {name}: a character that is not printable ASCII")

@@ -65,13 +65,13 @@ def _groups(peers: Iterable[Peer]) -> Iterator[bytes]:
             if size + len(part) > _ROOM:
                 yield b"".join(group)
                 group, size = [], 0
-            group.append(part)
-            size += len(part)
+            group.append(attribute(NESTED | len(group) + 1, part))
+            size += len(group[-1])
     yield b"".join(group)
 
 
 def _parts(peer: Peer) -> Iterator[bytes]:
-    """One peer as one or more nested attributes, each under `_ROOM` bytes."""
+    """One peer's attributes, in one or more parts of under `_ROOM` bytes."""
     key = attribute(1, peer.public_key)  # WGPEER_A_PUBLIC_KEY
     head = key + attribute(3, pack("=I", _REPLACE_ALLOWED_IPS))  # WGPEER_A_FLAGS
     if peer.preshared_key:
@@ -80,19 +80,14 @@ def _parts(peer: Peer) -> Iterator[bytes]:
         head += attribute(4, peer.endpoint.sockaddr())  # WGPEER_A_ENDPOINT
     if peer.keepalive:
         head += attribute(5, pack("=H", peer.keepalive))  # WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, in seconds
-    networks = [_allowed_ip(network) for network in peer.allowed_ips]
     step = 1500  # at most 36 bytes each
-    for start in range(0, len(networks) or 1, step):
-        allowed = b"".join(networks[start : start + step])
-        yield attribute(NESTED, head + attribute(9 | NESTED, allowed))  # WGPEER_A_ALLOWEDIPS
+    for start in range(0, len(peer.allowed_ips) or 1, step):
+        allowed = enumerate(peer.allowed_ips[start : start + step], 1)
+        yield head + attribute(9 | NESTED, b"".join(_allowed_ip(*item) for item in allowed))  # WGPEER_A_ALLOWEDIPS
         head = key
 
 
-def _allowed_ip(network: Network) -> bytes:
+def _allowed_ip(number: int, network: Network) -> bytes:
     # WGALLOWEDIP_A_FAMILY, _IPADDR, _CIDR_MASK
-    return attribute(
-        NESTED,
-        attribute(1, pack("=H", network.family))
-        + attribute(2, network.address)
-        + attribute(3, pack("=B", network.prefix)),
-    )
+    family, mask = attribute(1, pack("=H", network.family)), attribute(3, pack("=B", network.prefix))
+    return attribute(NESTED | number, family + attribute(2, network.address) + mask)

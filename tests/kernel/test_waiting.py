@@ -1,0 +1,139 @@
+"""Signals while wg-up waits for a name server, and the resolv.conf that it writes; needs no WireGuard."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.conftest import snapshot
+from tests.support import MINIMAL, ROOT, run, shell
+from wgns_helpers import confine
+from wgns_helpers.errors import Failure
+from wgns_helpers.tunnel import Tunnel
+
+TUNNEL = Tunnel(b"", dns=("10.64.0.1",), search=("example.com",))
+OTHER = Tunnel(b"", dns=("10.64.0.2", "fd64::2"))
+FILE = Path("/etc/netns/wg/resolv.conf")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_resolving_ends_it_at_once(number: signal.Signals) -> None:
+    """A name server that does not answer holds nothing up: a signal ends wg-up within a second, with nothing changed."""
+    shell("ip netns add wg; echo nameserver 127.0.0.1 > /etc/resolv.conf; echo hosts: dns > /etc/nsswitch.conf")
+    before = snapshot()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 53))
+        server.settimeout(60)
+        argv = [sys.executable, str(ROOT / "bin/wg-up"), "--config", "-"]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE) as process:
+            assert process.stdin
+            process.stdin.write(MINIMAL.replace("127.0.0.1:", "slow.example:").encode())
+            process.stdin.close()
+            server.recv(512)
+            process.send_signal(number)
+            assert process.wait(1) == -number
+    assert snapshot() == before
+
+
+def test_signals_that_the_caller_ignores_stay_ignored() -> None:
+    """Under nohup(1) a SIGHUP is no reason to undo anything."""
+    driver = "import os, signal; from wgns_helpers import signals; signals.default(); signals.hold(); "
+    driver += "os.kill(os.getpid(), signal.SIGHUP); signals.check(); signals.release(); print('done')"
+    done = subprocess.run(["nohup", sys.executable, "-c", driver], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "done\n"
+
+
+def test_resolv_conf_comes_and_goes(unchanged: None) -> None:
+    """Servers and search domains in the file, readable by every service; its removal takes the folders along."""
+    confine.write_resolv_conf("wg", "wg", TUNNEL)
+    assert FILE.read_text().splitlines()[1:] == ["nameserver 10.64.0.1", "search example.com"]
+    assert [path.stat().st_mode & 0o777 for path in (FILE, FILE.parent, FILE.parent.parent)] == [0o644, 0o755, 0o755]
+    confine.remove_resolv_conf("wg", "wg")
+    assert not Path("/etc/netns").exists()
+
+
+def test_resolv_conf_is_written_in_place() -> None:
+    """A bind mount of the file stays valid when its content changes, and shrinks."""
+    confine.write_resolv_conf("wg", "wg", OTHER)
+    inode = FILE.stat().st_ino
+    confine.write_resolv_conf("wg", "wg", TUNNEL._replace(search=()))
+    assert FILE.stat().st_ino == inode
+    assert FILE.read_text().splitlines()[1:] == ["nameserver 10.64.0.1"]
+
+
+def test_the_last_of_several_takes_the_folder_along() -> None:
+    """/etc/netns goes with the last tunnel, whichever came first."""
+    for name in ("one", "two"):
+        confine.write_resolv_conf(name, "wg", TUNNEL)
+    confine.remove_resolv_conf("one", "wg")
+    assert sorted(path.name for path in Path("/etc/netns").iterdir()) == [".made-by-wg-up", "two"]
+    confine.remove_resolv_conf("two", "wg")
+    assert not Path("/etc/netns").exists()
+
+
+def test_folders_of_others_stay() -> None:
+    """Folders that were there before are there afterwards, and so is what somebody put into one of ours."""
+    FILE.parent.mkdir(parents=True)
+    before = snapshot()
+    confine.write_resolv_conf("wg", "wg", TUNNEL)
+    confine.remove_resolv_conf("wg", "wg")
+    assert snapshot() == before
+    confine.write_resolv_conf("new", "wg", TUNNEL)
+    Path("/etc/netns/new/hosts").touch()
+    confine.remove_resolv_conf("new", "wg")
+    assert [path.name for path in Path("/etc/netns/new").iterdir()] == ["hosts"]
+
+
+@pytest.mark.parametrize("change", ["echo '# mine' >> {}", "echo x > {}", "sed -i s/10.64/10.65/ {}", "ln -sf /etc/hosts {}"])
+def test_what_somebody_changed_is_left_alone(change: str) -> None:
+    """The digest in the first line tells: a file that is not as we wrote it is not ours any more."""
+    confine.write_resolv_conf("wg", "wg", TUNNEL)
+    shell(change.format(FILE))
+    before = snapshot()
+    confine.write_resolv_conf("wg", "wg", OTHER)
+    confine.remove_resolv_conf("wg", "wg")
+    assert snapshot() == before
+
+
+def test_two_tunnels_in_one_namespace_do_not_share_the_file() -> None:
+    """The file belongs to the tunnel that wrote it."""
+    confine.write_resolv_conf("wg", "one", TUNNEL)
+    before = snapshot()
+    confine.write_resolv_conf("wg", "two", OTHER)
+    confine.remove_resolv_conf("wg", "two")
+    assert snapshot() == before
+
+
+def test_without_servers_there_is_no_file(unchanged: None) -> None:
+    """Search domains alone would let a resolver guess at a server; a file of ours from before goes."""
+    confine.write_resolv_conf("wg", "wg", TUNNEL._replace(dns=()))
+    assert not FILE.exists()
+    confine.write_resolv_conf("wg", "wg", TUNNEL)
+    confine.write_resolv_conf("wg", "wg", TUNNEL._replace(dns=()))
+    assert not FILE.exists()
+
+
+def test_a_full_disk_brings_the_former_file_back() -> None:
+    """When the new content does not fit, the former one is there again, and the failure is named."""
+    shell("mkdir -p /etc/netns/wg; mount -t tmpfs -o size=8k tmpfs /etc/netns/wg")
+    confine.write_resolv_conf("wg", "wg", TUNNEL)
+    former = FILE.read_bytes()
+    shell("head -c 4096 /dev/zero > /etc/netns/wg/full")
+    with pytest.raises(Failure, match="no space left"):
+        confine.write_resolv_conf("wg", "wg", TUNNEL._replace(search=("x" * 200,) * 40))
+    assert FILE.read_bytes() == former
+    shell("umount /etc/netns/wg")
+
+
+def test_the_umask_does_not_matter(unchanged: None) -> None:
+    """Under UMask=0077 of a unit the file can still be read by the service."""
+    done = run("wg-down", before=("sh", "-c", 'umask 077; exec "$@"', "sh"))
+    assert done.returncode == 0
+    shell(f"umask 077; cd {ROOT}; {sys.executable} -c 'from tests.kernel.test_waiting import *; confine.write_resolv_conf(\"wg\", \"wg\", TUNNEL)'")
+    assert [path.stat().st_mode & 0o777 for path in (FILE, FILE.parent, FILE.parent.parent)] == [0o644, 0o755, 0o755]
+    confine.remove_resolv_conf("wg", "wg")

@@ -1,0 +1,229 @@
+"""Configuration text to values: what is accepted means what wg(8) and wg-quick(8) say it means."""
+
+from __future__ import annotations
+
+import base64
+import socket
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support import MINIMAL, PRESHARED, PRIVATE, PUBLIC, PUBLIC2, assert_no_key
+from wgns_helpers import config, reader, values
+from wgns_helpers.errors import ConfigError, Failure, MissingError
+from wgns_helpers.tunnel import Network, Tunnel
+
+
+@pytest.fixture(autouse=True)
+def _no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+
+
+def load(tmp_path: Path, text: str, option: str = "") -> Tunnel:
+    """The tunnel that a file with this text describes."""
+    path = tmp_path / "wg.conf"
+    path.write_text(text, newline="")
+    path.chmod(0o600)
+    return config.load(str(path), option)
+
+
+def network(text: str) -> Network:
+    """A network from its usual form."""
+    return values.network(text)
+
+
+def b64(text: str) -> bytes:
+    """The bytes of a key."""
+    return base64.b64decode(text)
+
+
+FULL = f"""# a provider's file
+[interface]
+PRIVATEKEY={PRIVATE}   # the key
+Address = 10.9.0.2/24, fd09::2/64 10.9.1.2
+address = 10.9.2.2
+ListenPort = 51 820
+FwMark = 0xCafe
+MTU = 1400
+Table = 1234
+DNS = 10.64.0.1, fd09::1
+DNS = example.com lan
+#! [Peer]
+
+[ Peer ]
+PublicKey = {PUBLIC}
+PresharedKey = {PRESHARED}
+AllowedIPs = 10.0.0.0/8
+allowedips = ::/0,0.0.0.0/0
+#! AllowedIPs = 1.1.1.1/32
+Endpoint = [fd00::1]:51820
+PersistentKeepalive = off
+[Peer]
+PublicKey = {PUBLIC2}
+Endpoint = vpn.example.com:1
+PersistentKeepalive = 25
+[Interface]
+# nothing more
+"""
+
+
+def test_every_key(tmp_path: Path) -> None:
+    """Each key of the table has its value, whatever the case of its name, and comments have none."""
+    tunnel = load(tmp_path, FULL)
+    assert tunnel.private_key == b64(PRIVATE)
+    assert tunnel.addresses == tuple(map(network, ("10.9.0.2/24", "fd09::2/64", "10.9.1.2/32", "10.9.2.2/32")))
+    assert (tunnel.listen_port, tunnel.fwmark, tunnel.mtu, tunnel.table) == (51820, 0xCAFE, 1400, 1234)
+    assert (tunnel.dns, tunnel.search) == (("10.64.0.1", "fd09::1"), ("example.com", "lan"))
+    first, second = tunnel.peers
+    assert (first.public_key, first.preshared_key) == (b64(PUBLIC), b64(PRESHARED))
+    assert first.allowed_ips == tuple(map(network, ("10.0.0.0/8", "::/0", "0.0.0.0/0")))
+    assert (str(first.endpoint), first.keepalive) == ("[fd00::1]:51820", 0)
+    assert (second.public_key, second.preshared_key, second.allowed_ips) == (b64(PUBLIC2), b"", ())
+    assert (str(second.endpoint), second.keepalive) == ("vpn.example.com:1", 25)
+
+
+@pytest.mark.parametrize("newline", ["\r\n", "\n\n", "\n\t\v\f "])
+def test_white_space_does_not_matter(tmp_path: Path, newline: str) -> None:
+    """Windows line ends, empty lines and blanks at the edges change nothing."""
+    assert load(tmp_path, MINIMAL.replace("\n", newline)) == load(tmp_path, MINIMAL)
+
+
+def test_a_setting_behind_the_mark_of_wgconfig_is_a_comment(tmp_path: Path) -> None:
+    """`#! AllowedIPs = 0.0.0.0/0` would be active in wgconfig; here it is the comment that it looks like."""
+    marked = MINIMAL.replace("AllowedIPs = 0.0.0.0/0", "AllowedIPs = 10.0.0.0/8\n#! AllowedIPs = 0.0.0.0/0")
+    assert load(tmp_path, marked).peers[0].allowed_ips == (network("10.0.0.0/8"),)
+    assert len(load(tmp_path, MINIMAL + f"#! [Peer]\n#! PublicKey = {PUBLIC2}\n").peers) == 1
+
+
+def test_leading_zeros_and_single_digits(tmp_path: Path) -> None:
+    """What wgconfig turns into a number or a list still has its meaning."""
+    tunnel = load(tmp_path, MINIMAL.replace("[Peer]", "ListenPort = 00080\nFwMark = 7\n[Peer]"))
+    assert (tunnel.listen_port, tunnel.fwmark) == (80, 7)
+
+
+@pytest.mark.parametrize(("text", "mark"), [("off", 0), ("OFF", 0), ("0", 0), ("0x0", 0), ("0xffffffff", 2**32 - 1)])
+def test_marks(text: str, mark: int) -> None:
+    """Marks as wg(8) has them."""
+    assert values.fwmark(text) == mark
+
+
+@pytest.mark.parametrize(("text", "table"), [("auto", 254), ("Auto", 254), ("off", 0), ("1", 1), ("4294967295", 2**32 - 1)])
+def test_tables(text: str, table: int) -> None:
+    """Tables as wg-quick(8) has them; auto is the main table of the namespace."""
+    assert values.table(text) == table
+
+
+def test_keys_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Key files stand beside the configuration, or are credentials, which win."""
+    text = MINIMAL.replace(f"PrivateKey = {PRIVATE}", "PrivateKeyFile = own").replace("Endpoint", "PresharedKeyFile=psk\nEndpoint")
+    (tmp_path / "own").write_text(f"{PRIVATE}\n")
+    (tmp_path / "psk").write_text(f"{PRESHARED}\n")
+    for name in ("own", "psk"):
+        (tmp_path / name).chmod(0o600)
+    tunnel = load(tmp_path, text)
+    assert (tunnel.private_key, tunnel.peers[0].preshared_key) == (b64(PRIVATE), b64(PRESHARED))
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "own").write_text(PUBLIC2)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    assert load(tmp_path, text).private_key == b64(PUBLIC2)
+
+
+def test_where_the_private_key_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--private-key before the file's before the credential private-key."""
+    option = tmp_path / "option"
+    option.write_text(PRESHARED)
+    option.chmod(0o600)
+    (tmp_path / "private-key").write_text(PUBLIC2)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    without = MINIMAL.replace(f"PrivateKey = {PRIVATE}\n", "")
+    assert load(tmp_path, MINIMAL, str(option)).private_key == b64(PRESHARED)
+    assert load(tmp_path, without, str(option)).private_key == b64(PRESHARED)
+    assert load(tmp_path, MINIMAL).private_key == b64(PRIVATE)
+    assert load(tmp_path, without).private_key == b64(PUBLIC2)
+
+
+def test_a_private_key_in_the_working_folder_is_no_credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without $CREDENTIALS_DIRECTORY a file private-key in the working folder is not read."""
+    (tmp_path / "private-key").write_text(PUBLIC2)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="no private key"):
+        load(tmp_path, MINIMAL.replace(f"PrivateKey = {PRIVATE}\n", ""))
+
+
+def test_routes() -> None:
+    """Each allowed network is a route once, without host bits, but for what an address brings along."""
+    routes = ("10.0.0.5/8", "10.0.0.0/8", "0.0.0.0/0", "10.9.0.0/24", "fd09::/64")
+    peers = config.Peer(b64(PUBLIC), allowed_ips=tuple(map(network, routes)))
+    tunnel = Tunnel(b"", addresses=(network("10.9.0.2/24"), network("fd09::2/64")), peers=(peers,))
+    assert list(map(str, tunnel.routes())) == ["10.0.0.0/8", "0.0.0.0/0"]
+    assert list(map(str, tunnel._replace(table=5).routes()))[2:] == ["10.9.0.0/24", "fd09::/64"]
+    assert tunnel._replace(table=0).routes() == []
+
+
+def test_without_ipv6() -> None:
+    """Where the namespace has no IPv6, nothing of it is left."""
+    peers = (config.Peer(b64(PUBLIC), allowed_ips=(network("::/0"), network("0.0.0.0/0"))),)
+    tunnel = Tunnel(b"", addresses=(network("fd00::1"), network("10.0.0.1")), dns=("fd00::1", "1.1.1.1"), peers=peers)
+    less = tunnel.without_ipv6()
+    assert (less.addresses, less.dns) == ((network("10.0.0.1"),), ("1.1.1.1",))
+    assert less.peers[0].allowed_ips == (network("0.0.0.0/0"),)
+
+
+def test_values_are_immutable_and_keep_keys_to_themselves(tmp_path: Path) -> None:
+    """A value cannot be changed, equals its like, and shows no key when printed."""
+    tunnel = load(tmp_path, FULL)
+    with pytest.raises(AttributeError):
+        tunnel.mtu = 5  # type: ignore[misc]
+    assert tunnel == load(tmp_path, FULL)
+    assert_no_key(repr(tunnel) + repr(tunnel.peers))
+    assert b64(PRIVATE).hex() not in repr(tunnel)
+
+
+def test_the_missing_library_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without wgconfig the program ends with 69 and the way to get it."""
+    monkeypatch.setitem(__import__("sys").modules, "wgconfig", None)
+    with pytest.raises(MissingError, match="wgconfig is missing"):
+        load(tmp_path, MINIMAL)
+
+
+def test_ten_thousand_peers(tmp_path: Path) -> None:
+    """Long lists arrive whole and in order."""
+    keys = [base64.b64encode(number.to_bytes(32, "big")).decode() for number in range(10_000)]
+    text = MINIMAL + "".join(f"[Peer]\nPublicKey = {key}\nAllowedIPs = fd00::{key[-4:-1].encode().hex()[:4]}\n" for key in keys)
+    assert [peer.public_key for peer in load(tmp_path, text).peers[1:]] == list(map(b64, keys))
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=200))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    """Whatever stands in the file, the outcome is sections or a refusal in one line, without anything like a key."""
+    try:
+        reader.sections(reader.decode((MINIMAL + text).encode(), "wg.conf"), "wg.conf")
+    except Failure as failure:
+        assert "\n" not in str(failure)
+        assert_no_key(str(failure) + failure.hint)
+
+
+lines = st.sampled_from([*MINIMAL.splitlines(), "#! [Peer]", "DNS=", "Endpoint = [::1]:1", "PostUp = x", "MTU=1400", "[Peer]"])
+
+
+@given(st.lists(lines, max_size=12))
+def test_any_order_of_lines_is_read_or_refused(chosen: list[str]) -> None:
+    """Known lines in any order end in sections or in one line, and never lose a peer."""
+    try:
+        _, peers = reader.sections("\n".join(chosen), "wg.conf")
+    except Failure as failure:
+        assert_no_key(str(failure) + failure.hint)
+    else:
+        assert len(peers) == chosen.count("[Peer]")
+
+
+@given(st.ip_addresses(), st.integers(0, 128))
+def test_networks_as_inet_pton_has_them(address: object, prefix: int) -> None:
+    """Every address with every legal prefix length is itself again."""
+    text = f"{address}/{min(prefix, 32 if '.' in str(address) else 128)}"
+    found = values.network(text)
+    assert socket.inet_ntop(found.family, found.address) == socket.inet_ntop(found.family, socket.inet_pton(found.family, str(address)))
+    assert str(found).rpartition("/")[2] == text.rpartition("/")[2]

@@ -1,0 +1,122 @@
+"""The package as a whole: who imports whom, what the programs load, and what a user gets who installs it."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import MINIMAL, PROGRAMS, ROOT, run
+
+MODULES = sorted((ROOT / "wgns_helpers").glob("*.py"))
+
+# What each module may import of ours; nobody imports cli
+MAY_IMPORT = {
+    "__init__": "",
+    "errors": "",
+    "signals": "errors",
+    "tunnel": "",
+    "values": "errors tunnel",
+    "reader": "errors values",
+    "config": "errors reader tunnel values",
+    "resolve": "errors tunnel",
+    "netns": "errors signals",
+    "netlink": "errors",
+    "wireguard": "errors netlink tunnel",
+    "naming": "errors netlink netns signals",
+    "confine": "errors tunnel",
+    "bringup": "confine errors netlink netns resolve signals tunnel wireguard",
+    "cli": "__init__ bringup config errors naming netns resolve signals",
+}
+
+# Modules of the standard library that cost milliseconds at every start; the ordinary way does without them
+HEAVY = {"argparse", "asyncio", "collections", "contextlib", "dataclasses", "enum", "functools", "hashlib", "inspect"}
+HEAVY |= {"ipaddress", "json", "logging", "pathlib", "pyroute2", "re", "signal", "socket", "ssl", "subprocess", "typing"}
+
+
+def own_imports(path: Path) -> set[str]:
+    """The modules of ours that a module imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            found |= {node.module} if node.module else {alias.name for alias in node.names}
+    return {"__init__" if name.startswith("__") else name for name in found}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_imports_go_one_way(path: Path) -> None:
+    """A module imports only what the layout allows it."""
+    assert own_imports(path) <= set(MAY_IMPORT[path.stem].split())
+
+
+def test_wgconfig_and_pyroute2_have_their_place() -> None:
+    """wgconfig is read in reader.py only; nothing on the ordinary way imports pyroute2."""
+    users = {path.stem for path in MODULES if "import WGConfig" in path.read_text()}
+    assert users == {"reader"}
+    assert not [path.stem for path in MODULES if "import pyroute2" in path.read_text() or "from pyroute2" in path.read_text()]
+
+
+def test_the_package_stays_small() -> None:
+    """People read it in one sitting."""
+    lines = {path.name: path.read_text().count("\n") for path in [*MODULES, *(ROOT / "bin").iterdir()]}
+    assert sum(lines.values()) < 2000
+    assert max(lines.values()) <= 250
+    assert lines["netlink.py"] + lines["wireguard.py"] <= 350
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["netns-up", "wg"], ["netns-down", "wg"], ["wg-up", "--config", "-"], ["wg-down"]],
+    ids=lambda command: str(command[0]),
+)
+def test_the_ordinary_way_loads_little(command: list[str]) -> None:
+    """What a program imports before it asks the kernel for anything, and none of it is heavy."""
+    argv = [sys.executable, "-X", "importtime", str(ROOT / "bin" / command[0]), *command[1:]]
+    done = subprocess.run(argv, input=MINIMAL, capture_output=True, text=True, check=False)
+    bare = subprocess.run([sys.executable, "-X", "importtime", "-c", ""], capture_output=True, text=True, check=False)
+    loaded = modules(done.stderr) - modules(bare.stderr)
+    assert "wgns_helpers.errors" in loaded
+    assert not {name.partition(".")[0] for name in loaded} & HEAVY
+
+
+def modules(importtime: str) -> set[str]:
+    """The modules in what -X importtime prints."""
+    return {line.rpartition("|")[2].strip() for line in importtime.splitlines() if line.startswith("import time:")}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_and_version(program: str) -> None:
+    """--help names the usage and the exit codes, --version the version; both succeed."""
+    shown = run(program, "--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.startswith(f"usage: {program} ")
+    assert "77 not permitted" in shown.stdout
+    assert run(program, "--version").stdout == "0.1.0\n"
+
+
+def test_installed_by_pip_it_runs_from_anywhere(tmp_path: Path) -> None:
+    """pip installs the four programs into a virtual environment, and they work there without the checkout."""
+    source = tmp_path / "source"
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split("\n")
+    if not any(tracked):
+        pytest.skip("not a git checkout")
+    for name in filter(None, tracked):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_file():
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv/bin/python"
+    pip = [sys.executable, "-m", "pip", "--quiet", "--python", str(python)]
+    done = subprocess.run([*pip, "install", "--no-warn-script-location", str(source)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    for program in PROGRAMS:
+        argv = [str(tmp_path / "venv/bin" / program), "--version"]
+        assert subprocess.run(argv, cwd="/", env=environment, capture_output=True, text=True, check=True).stdout == "0.1.0\n"
+    dry = [str(tmp_path / "venv/bin/wg-up"), "--config", "-", "--dry-run"]
+    shown = subprocess.run(dry, cwd="/", env=environment, input=MINIMAL, capture_output=True, text=True, check=True)
+    assert "route default (IPv4)" in shown.stdout
