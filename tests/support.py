@@ -39,11 +39,15 @@ def assert_no_key(text: str) -> None:
             raise AssertionError(f"a key in what the program says: {text!r}")
 
 
-def run(program: str, *arguments: str, before: tuple[str, ...] = (), **options: Any) -> subprocess.CompletedProcess[str]:
+def run(
+    program: str, *arguments: str, before: tuple[str, ...] = (), **options: Any
+) -> subprocess.CompletedProcess[str]:
     """Run one of the programs from the checkout; `before` goes in front of it on the command line."""
     environment = {**os.environ, "PYTHONDEVMODE": "1", "PYTHONWARNINGS": "error", **options.pop("env", {})}
     argv = [*before, sys.executable, str(ROOT / "bin" / program), *arguments]
-    done = subprocess.run(argv, capture_output=True, text=True, errors="replace", env=environment, timeout=120, **options)
+    done = subprocess.run(
+        argv, capture_output=True, text=True, errors="replace", env=environment, timeout=120, check=False, **options
+    )
     assert_no_key(done.stdout + done.stderr)
     assert "Traceback" not in done.stderr, done.stderr
     return done

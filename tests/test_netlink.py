@@ -178,7 +178,8 @@ def test_configure(private_key: bytes, port: int, mark: int, several: list[Peer]
 
 @given(st.integers(0, 5000), st.integers(0, 5000))
 def test_long_lists_go_on_in_further_messages(peer_count: int, network_count: int) -> None:
-    """No attribute is over its limit, and together the messages hold each peer and each allowed IP once, in their order."""
+    """No attribute is over its limit, and together the messages hold each peer and allowed IP once, in their order."""
+
     def network(number: int) -> Network:
         return Network(socket.AF_INET6, number.to_bytes(16, "big"), 128)
 

@@ -33,8 +33,8 @@ def checked_link(name: str) -> str:
 def up(link: str, namespace: str, tunnel: Tunnel) -> None:
     """Make the WireGuard link `link` inside the namespace `namespace`; its UDP socket stays in the caller's.
 
-    The endpoints are resolved. Whatever fails, the link that this run made is deleted, and addresses, routes and peers with
-    it; nothing else is touched. Raises `Failure`.
+    The endpoints are resolved. Whatever fails, the link that this run made is deleted, and addresses, routes and peers
+    with it; nothing else is touched. Raises `Failure`.
     """
     mtu = path_mtu(tunnel)
     descriptor = netns.open_namespace(namespace)
@@ -144,13 +144,16 @@ def _without_ipv6(tunnel: Tunnel, namespace: str) -> Tunnel:
 
 def plan(link: str, namespace: str, tunnel: Tunnel) -> Iterator[str]:
     """The steps of `up` in words, for --dry-run; without keys, and with nothing resolved."""
-    yield netlink.create_link(link, KIND, 0, 0).what + f' in namespace "{namespace}", its UDP socket in this one'
-    port = tunnel.listen_port or "any"
-    yield f"private key (not shown), listen port {port}, fwmark {hex(tunnel.fwmark) if tunnel.fwmark else 'off'}"
+    yield f'{netlink.create_link(link, KIND, 0, 0).what} in namespace "{namespace}", its UDP socket in this one'
+    mark = hex(tunnel.fwmark) if tunnel.fwmark else "off"
+    yield f"private key (not shown), listen port {tunnel.listen_port or 'any'}, fwmark {mark}"
     for number, peer in enumerate(tunnel.peers, 1):
+        allowed = ", ".join(map(str, peer.allowed_ips)) or "none"
+        keepalive = f"{peer.keepalive} s" if peer.keepalive else "off"
+        preshared = "yes" if peer.preshared_key else "no"
         yield (
-            f"peer {number}: endpoint {peer.endpoint or 'none'}, allowed IPs {', '.join(map(str, peer.allowed_ips)) or 'none'}, "
-            f"keepalive {f'{peer.keepalive} s' if peer.keepalive else 'off'}, preshared key {'yes' if peer.preshared_key else 'no'}"
+            f"peer {number}: endpoint {peer.endpoint or 'none'}, allowed IPs {allowed}, "
+            f"persistent keepalive {keepalive}, preshared key {preshared}"
         )
     for request in _requests(0, tunnel, tunnel.mtu):
         yield request.what + ("" if tunnel.mtu or request.what != "up" else ", mtu from the route to the endpoint")
@@ -160,7 +163,7 @@ def plan(link: str, namespace: str, tunnel: Tunnel) -> Iterator[str]:
 
 
 def down(link: str, namespace: str) -> None:
-    """Delete the WireGuard link `link` of `namespace`, and the resolv.conf that wg-up wrote. Nothing there: nothing to do.
+    """Delete the WireGuard link `link` of `namespace`, and the resolv.conf that wg-up wrote, if they are there.
 
     Raises `Failure`, also for a link of another kind.
     """
@@ -168,16 +171,15 @@ def down(link: str, namespace: str) -> None:
     try:
         descriptor = netns.open_namespace(namespace)
     except MissingError as error:
-        say(f'nothing to take down: {error}')
+        say(f"nothing to take down: {error}")
     else:
         if os.fstat(descriptor).st_ino != netns.own()[1]:
             netns.enter(descriptor)
         with netlink.Socket() as socket:
             existing = netlink.read_link(socket, link)
             if existing and existing.kind != KIND:
-                raise Failure(
-                    f'"{link}" in namespace "{namespace}" is not WireGuard but {existing.kind or "hardware"}: left alone'
-                )
+                kind = existing.kind or "hardware"
+                raise Failure(f'"{link}" in namespace "{namespace}" is not WireGuard but {kind}: left alone')
             if existing:
                 socket.run([netlink.delete_link(existing.index)])
                 say(f'"{link}" is gone from namespace "{namespace}"')

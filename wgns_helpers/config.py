@@ -24,7 +24,9 @@ def load(path: str, private_key_file: str = "") -> Tunnel:
     source = "standard input" if path == "-" else path
     data, readable = (_read_stdin(), False) if path == "-" else _read(path, _SIZE_LIMIT)
     interface, peers = sections(decode(data, source), source)
-    if readable and any(key in section.items for section in (interface, *peers) for key in ("PrivateKey", "PresharedKey")):
+    if readable and any(
+        key in section.items for section in (interface, *peers) for key in ("PrivateKey", "PresharedKey")
+    ):
         warn(f"{source} holds a key and can be read by every user", f"chmod 600 {source}")
     directory = os.path.dirname(path)
     if not peers:
@@ -106,7 +108,7 @@ def _read_stdin() -> bytes:
 
 
 def _read(path: str, limit: int) -> tuple[bytes, bool]:
-    """A regular file's content, and whether every user can read it (as wg-quick(8) looks at the file and its folder)."""
+    """A regular file's content, and whether every user can read it: as wg-quick(8), by the file and its folder."""
     try:
         # A FIFO without a writer would hold up the open, a terminal would become the controlling one
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)

@@ -10,7 +10,7 @@ _LOOKS_LIKE_A_KEY = 32  # characters of base64 in a row; a WireGuard key has 43,
 _BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
 
 
-class Failure(Exception):
+class Failure(Exception):  # noqa: N818  (not every one is an error: an interruption)
     """The kernel or the system refused; what is wrong in one line, and a hint where there is a way out."""
 
     code = 1

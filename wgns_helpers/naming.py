@@ -13,7 +13,8 @@ _LISTED = 10  # processes named in a warning
 def up(name: str) -> None:
     """Call this process's network namespace `name`; in the host's, make a new one and call that `name`.
 
-    Never gives the host's own namespace a name: what is confined to it would be on the host's network. Raises `Failure`.
+    Never gives the host's own namespace a name: what is confined to it would be on the host's network. Raises
+    `Failure`.
     """
     host = netns.in_host()
     if host and os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
@@ -26,7 +27,9 @@ def up(name: str) -> None:
         pinned = netns.pinned(name)
         if pinned and host:
             if pinned == netns.own():
-                raise Failure(f'"{name}" is the host\'s own network namespace', f"netns-down {name} takes the name away")
+                raise Failure(
+                    f'"{name}" is the host\'s own network namespace', f"netns-down {name} takes the name away"
+                )
             say(f'"{name}" is there already')
         elif pinned and pinned == netns.own():
             say(f'"{name}" is this namespace\'s name already')

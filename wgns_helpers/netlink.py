@@ -1,7 +1,8 @@
 """rtnetlink(7) requests, packed by hand: one link read; link, address and route written.
 
-pyroute2 has all of them, but importing it costs 200 to 300 ms and 32 MiB at every start; the tests hold each message here
-byte for byte against pyroute2's. Numbers and layouts are those of linux/netlink.h, rtnetlink.h, if_link.h and if_addr.h.
+pyroute2 has all of them, but importing it costs 200 to 300 ms and 32 MiB at every start; the tests hold each message
+here byte for byte against pyroute2's. Numbers and layouts are those of linux/netlink.h, rtnetlink.h, if_link.h and
+if_addr.h.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .errors import Failure, system_error
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Self
 
 NETLINK_ROUTE, NETLINK_GENERIC = 0, 16
 REQUEST, ACK, EXCL, CREATE, DUMP = 0x1, 0x4, 0x200, 0x400, 0x300
@@ -34,10 +36,10 @@ _BATCH = 64  # requests in one datagram; the answers to all of them must fit int
 
 
 class Link:
-    """What matters of a link: its index, its kind ("" for lo and hardware), whether it is up."""
+    """What matters of a link: its index, its kind ("" for lo and hardware), its flags (IFF_UP)."""
 
-    def __init__(self, index: int, kind: str, up: bool) -> None:
-        self.index, self.kind, self.up = index, kind, up
+    def __init__(self, index: int, kind: str, flags: int) -> None:
+        self.index, self.kind, self.flags = index, kind, flags
 
 
 class Request:
@@ -62,7 +64,7 @@ def attribute(kind: int, payload: bytes) -> bytes:
 
 
 def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
-    """The attributes in `data` from `offset` on, by kind, without the flags in the upper bits; a torn one ends the list."""
+    """The attributes in `data` from `offset` on, by kind, without its flags in the upper bits; a torn one ends it."""
     found = {}
     while offset + 4 <= len(data):
         length, kind = unpack_from("=HH", data, offset)
@@ -85,7 +87,7 @@ class Socket:
             raise system_error("cannot open a netlink socket", error) from None
         self._sequence = 0
 
-    def __enter__(self) -> Socket:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -94,8 +96,8 @@ class Socket:
     def run(self, requests: Iterable[Request]) -> list[bytes]:
         """Send the requests, many in one datagram, and read every answer; the answers' payloads that are no errors.
 
-        The kernel goes on after a request that failed: the first failure is raised when the datagram is done. Raises `Failure`
-        (its `errno` says which).
+        The kernel goes on after a request that failed: the first failure is raised when the datagram is done. Raises
+        `KernelRefusedError`, or another `Failure`.
         """
         answers: list[bytes] = []
         batch: list[Request] = []
@@ -185,7 +187,7 @@ def read_link(socket: Socket, name: str) -> Link | None:
         raise
     _, _, index, flags, _ = unpack_from("=BxHiII", answer)
     information = attributes(attributes(answer, 16).get(18, b""))  # IFLA_LINKINFO, IFLA_INFO_KIND
-    return Link(index, information.get(1, b"").rstrip(b"\0").decode(), bool(flags & IFF_UP))
+    return Link(index, information.get(1, b"").rstrip(b"\0").decode(), flags)
 
 
 def links_up(socket: Socket) -> list[str]:
@@ -193,7 +195,7 @@ def links_up(socket: Socket) -> list[str]:
     found = []
     for _, name in _socket.if_nameindex():
         link = read_link(socket, name) if name != "lo" else None
-        if link and link.up:
+        if link and link.flags & IFF_UP:
             found.append(name)
     return found
 
@@ -201,8 +203,8 @@ def links_up(socket: Socket) -> list[str]:
 def create_link(name: str, kind: str, index: int, namespace: int) -> Request:
     """Make a link of `kind` inside the network namespace of the open file `namespace`.
 
-    The index is given, not left to the kernel: up to Linux 6.13 it looks a name up in the namespace of the requesting socket
-    first, so a link called `name` in the host would be in the way; with an index it looks for that instead.
+    The index is given, not left to the kernel: up to Linux 6.13 it looks a name up in the namespace of the requesting
+    socket first, so a link called `name` in the host would be in the way; with an index it looks for that instead.
     """
     payload = (
         _name_attribute(name)
@@ -225,7 +227,9 @@ def delete_link(index: int) -> Request:
 
 def add_address(index: int, family: int, address: bytes, prefix: int) -> Request:
     """Give a link an address in network byte order with `prefix` bits of network."""
-    body = pack("=BBBBI", family, prefix, 0, 0, index) + attribute(2, address) + attribute(1, address)  # IFA_LOCAL, IFA_ADDRESS
+    body = (
+        pack("=BBBBI", family, prefix, 0, 0, index) + attribute(2, address) + attribute(1, address)
+    )  # IFA_LOCAL, IFA_ADDRESS
     return Request(f"address {_socket.inet_ntop(family, address)}/{prefix}", RTM_NEWADDR, body, CREATE | EXCL)
 
 

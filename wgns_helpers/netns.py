@@ -20,8 +20,8 @@ _LOCK_PATIENCE = 10.0  # seconds; whoever holds the lock needs milliseconds
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.@+:")
 
 PRIVATE_MOUNTS_HINT = (
-    "set PrivateMounts=false in the unit, and none of PrivateTmp=, ProtectSystem=, ProtectHome=, ReadWritePaths=, BindPaths=, "
-    "which imply private mounts"
+    "set PrivateMounts=false in the unit, and none of PrivateTmp=, ProtectSystem=, ProtectHome=, ReadWritePaths=, "
+    "BindPaths=, which imply private mounts"
 )
 
 # What tells one namespace from another: device and inode number of its nsfs file (namespaces(7))
@@ -119,12 +119,8 @@ def enter_new() -> None:
         raise system_error("cannot make a network namespace", error) from None
 
 
-class PrivateMountsError(Failure):
-    """What is mounted here is not seen by the rest of the system."""
-
-
 class Lock:
-    """/run/netns, prepared as iproute2 does it and locked; `ip netns add` takes the same lock (Debian bug 949235)."""
+    """/run/netns, made if need be, and locked; `ip netns add` takes the same lock (Debian bug 949235)."""
 
     def __enter__(self) -> None:
         try:
@@ -133,15 +129,18 @@ class Lock:
         except OSError as error:
             raise system_error(DIRECTORY, error) from None
         deadline = time.monotonic() + _LOCK_PATIENCE
-        while True:
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                signals.check()
-                if time.monotonic() > deadline:
-                    raise TryAgainError(f"another program has held the lock of {DIRECTORY} for 10 s") from None
-                time.sleep(0.005)
+        while not self._taken():
+            signals.check()
+            if time.monotonic() > deadline:
+                raise TryAgainError(f"another program has held the lock of {DIRECTORY} for {_LOCK_PATIENCE:.0f} s")
+            time.sleep(0.005)
+
+    def _taken(self) -> bool:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
@@ -150,30 +149,25 @@ class Lock:
 def attach(name: str) -> None:
     """Call this process's network namespace `name`. The caller holds the lock, and knows that it is not the host's.
 
-    Makes sure that PID 1 sees the mount; where it does not, or anything else fails, the name is as before. Raises `Failure`.
+    Makes sure that PID 1 sees the mount; where it does not, or anything else fails, the name is as before. Raises
+    `Failure`.
     """
     path = f"{DIRECTORY}/{name}"
+    made = mounted = False
     try:
         _share_directory()
         made = _placeholder(path)
-    except OSError as error:
-        raise system_error(path, error) from None
-    try:
         _call("mount", b"/proc/self/ns/net", path.encode(), b"none", _MS_BIND, None)
-    except OSError as error:
-        if made:
-            os.unlink(path)
-        raise system_error(f"cannot mount the namespace on {path}", error) from None
-    try:
+        mounted = True
         signals.check()
-        if not _seen_by_pid1(path):
-            raise PrivateMountsError(
-                f"{path} would not be seen outside: this process has mounts of its own", PRIVATE_MOUNTS_HINT
-            )
-    except BaseException:
-        _call("umount2", path.encode(), _MNT_DETACH)
+        _check_seen_by_pid1(path)
+    except BaseException as error:
+        if mounted:
+            _call("umount2", path.encode(), _MNT_DETACH)
         if made:
             os.unlink(path)
+        if isinstance(error, OSError):
+            raise system_error(path, error) from None
         raise
 
 
@@ -215,21 +209,19 @@ def _placeholder(path: str) -> bool:
     return True
 
 
-def _seen_by_pid1(path: str) -> bool:
-    """Whether PID 1 has this namespace mounted there too (proc_pid_mountinfo(5): field 4 is the root, 5 the mount point).
+def _check_seen_by_pid1(path: str) -> None:
+    """Raise `Failure` unless PID 1 has this namespace mounted there too.
 
-    In a chroot PID 1 sees the mount point with the chroot's path in front.
+    In proc_pid_mountinfo(5) field 4 is the root, 5 the mount point; in a chroot that has the chroot's path in front.
     """
     root = f"net:[{own()[1]}]"
-    try:
-        with open("/proc/1/mountinfo", encoding="utf-8", errors="replace") as lines:
-            return any(f[3] == root and f[4].endswith(path) for f in map(str.split, lines))
-    except OSError as error:
-        raise system_error("/proc/1/mountinfo", error) from None
+    with open("/proc/1/mountinfo", encoding="utf-8", errors="replace") as lines:
+        if not any(fields[3] == root and fields[4].endswith(path) for fields in map(str.split, lines)):
+            raise Failure(f"{path} would not be seen outside: this process has mounts of its own", PRIVATE_MOUNTS_HINT)
 
 
 def _call(name: str, *arguments: int | bytes | None) -> None:
-    """A system call by its C function: numbers are int (mount's flags, unsigned long), paths are bytes. OSError if it fails."""
+    """A system call by its C function; numbers are int (mount's flags unsigned long), texts bytes. Raises OSError."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)

@@ -1,7 +1,7 @@
 """Configuration text -> sections, by wgconfig behind a strict layer.
 
-wgconfig is lenient where wg(8) is strict (it takes `#! AllowedIPs = …`, a comment, for a setting, and forgets the first of two
-sections with one key), so it only gets to see text that `_normalise` has checked and written anew.
+wgconfig is lenient where wg(8) is strict (it takes `#! AllowedIPs = …`, a comment, for a setting, and forgets the first
+of two sections with one key), so it only gets to see text that `_normalise` has checked and written anew.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ _SECTION_OF = {key.lower(): ("[Interface]", key) for key in _INTERFACE + _HOOKS}
 _SECTION_OF.update({key.lower(): ("[Peer]", key) for key in _PEER})
 _LISTS = ("Address", "DNS", "AllowedIPs")
 
+_LONGEST = 24  # characters of a mistyped key that are shown; a longer one may be a WireGuard key
 _BLANKS = " \t\v\f\r"  # isspace(3) in the C locale, which is what wg(8) drops
 _BLANKS_TO_COMMAS = str.maketrans(dict.fromkeys(_BLANKS, ","))
 _DROP_BLANKS = str.maketrans("", "", _BLANKS)
@@ -58,13 +59,16 @@ class Section:
 
 
 def decode(data: bytes, source: str) -> str:
+    """The text of a file; `ConfigError` with the line of what is not UTF-8."""
     if data.startswith(b"\xef\xbb\xbf"):
         raise ConfigError(f"{source}:1: a byte order mark", "save the file as UTF-8 without BOM")
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{source}:{line}: not UTF-8: byte 0x{data[error.start]:02x}", "save the file as UTF-8") from None
+        raise ConfigError(
+            f"{source}:{line}: not UTF-8: byte 0x{data[error.start]:02x}", "save the file as UTF-8"
+        ) from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise ConfigError(f"{source}:{line}: a NUL byte", "this is no text file, or it is UTF-16")
@@ -74,12 +78,16 @@ def decode(data: bytes, source: str) -> str:
 def sections(text: str, source: str) -> tuple[Section, list[Section]]:
     """The sections as wgconfig gives them back: [Interface] and each [Peer]."""
     try:
-        from wgconfig import WGConfig  # type: ignore[import-untyped]
+        from wgconfig import WGConfig
     except ImportError:
-        raise MissingError("the Python package wgconfig is missing", "pip install wgconfig, in a virtual environment") from None
+        raise MissingError(
+            "the Python package wgconfig is missing", "pip install wgconfig, in a virtual environment"
+        ) from None
     interface, peers = _normalise(text, source)
     reader = WGConfig()
-    reader.read_from_fileobj(StringIO(_written("Interface", interface) + "".join(_written("Peer", peer) for peer in peers)))
+    reader.read_from_fileobj(
+        StringIO(_written("Interface", interface) + "".join(_written("Peer", peer) for peer in peers))
+    )
     read = [reader.get_interface(), *reader.get_peers(keys_only=False).values()]
     if len(read) != 1 + len(peers):
         raise Failure(f"{source}: wgconfig found {len(read) - 1} peers of {len(peers)}")
@@ -98,23 +106,26 @@ def _written(title: str, section: Section) -> str:
 
 def _normalise(text: str, source: str) -> tuple[Section, list[Section]]:
     """The structure, at least as strict as wg(8): known keys in their sections, none twice, one [Peer] for each key."""
-    interface: Section | None = None
+    interface = Section(source, 0)
     peers: list[Section] = []
     section: Section | None = None
     hooks: list[str] = []
     for line, raw in enumerate(text.split("\n"), 1):
         content = raw.partition("#")[0].strip(_BLANKS)
-        if not content:
-            continue
-        name = content.translate(_DROP_BLANKS).lower() if content.startswith("[") else ""
-        if name == "[interface]":
-            section = interface = interface or Section(source, line)
-        elif name == "[peer]":
-            section = Section(source, line)
-            peers.append(section)
-        else:
-            _add(section, interface, hooks, f"{source}:{line}", line, content)
-    if not interface:
+        if content.startswith("["):
+            name = content.translate(_DROP_BLANKS).lower()
+            if name not in ("[interface]", "[peer]"):
+                raise ConfigError(f"{source}:{line}: unknown section {shown(content)}; legal: [Interface], [Peer]")
+            section = interface if name == "[interface]" else Section(source, line)
+            section.line = section.line or line
+            if section is not interface:
+                peers.append(section)
+        elif content:
+            try:
+                hooks += _add(section, "[Interface]" if section is interface else "[Peer]", line, content)
+            except ValueError as error:
+                raise ConfigError(f"{source}:{line}: {error.args[0]}", *error.args[1:]) from None
+    if not interface.line:
         raise ConfigError(f"{source}: no [Interface] section", "is it a wg-quick(8) configuration?")
     _check_peers(peers)
     if hooks:
@@ -129,56 +140,52 @@ def _check_peers(peers: list[Section]) -> None:
         if not public:
             raise ConfigError(f"{peer.source}:{peer.line}: [Peer] without PublicKey")
         if public in seen:
-            raise peer.error("PublicKey", 0, f"the [Peer] of line {seen[public]} has this key too", "make one [Peer] of the two")
+            raise peer.error(
+                "PublicKey", 0, f"the [Peer] of line {seen[public]} has this key too", "make it one [Peer]"
+            )
         seen[public] = peer.line
 
 
-def _add(section: Section | None, interface: Section | None, hooks: list[str], where: str, line: int, content: str) -> None:
-    """One line of the form Key = value, into its section."""
+def _add(section: Section | None, title: str, line: int, content: str) -> list[str]:
+    """Put one line, Key = value, into its section; returns what a hook is to be named as. ValueError(text[, hint])."""
     written, equals, value = content.partition("=")
     written = written.translate(_DROP_BLANKS)
-    if content.startswith("["):
-        raise ConfigError(f"{where}: unknown section {shown(content)}; legal: [Interface], [Peer]")
+    belongs, name = _SECTION_OF.get(written.lower(), ("", ""))
     if not equals:
-        raise ConfigError(f'{where}: not "Key = value" (the line is not shown: it may be a key)')
-    title, name = _SECTION_OF.get(written.lower(), ("", ""))
+        raise ValueError('not "Key = value" (the line is not shown: it may be a key)')
     if not name:
-        raise ConfigError(f"{where}: unknown key {_shown_key(written)}", _similar(written))
+        known = shown(written) if len(written) <= _LONGEST else "(not shown: too long for one)"
+        raise ValueError(f"unknown key {known}", _similar(written))
     if section is None:
-        raise ConfigError(f"{where}: {name} stands before any section", f"write {title} above it")
-    if (section is interface) != (title == "[Interface]"):
-        raise ConfigError(f"{where}: {name} belongs in {title}")
+        raise ValueError(f"{name} stands before any section", f"write {belongs} above it")
+    if belongs != title:
+        raise ValueError(f"{name} belongs in {belongs}")
     if name in _HOOKS:
-        hooks.append(f"{name} (line {line})")
-        return
+        return [f"{name} (line {line})"]
     if name in section.items and name not in _LISTS:
-        raise ConfigError(f"{where}: {name} again; it stands in line {section.lines[name][0]} too")
+        raise ValueError(f"{name} again; it stands in line {section.lines[name][0]} too")
     values = _values(name, value)
-    if not values and name not in ("Address", "DNS"):  # wg-quick(8) takes these empty
-        raise ConfigError(f"{where}: {name} is empty")
-    if not all(item.isascii() and item.isprintable() for item in values):
-        raise ConfigError(f"{where}: {name}: a character that is not printable ASCII")
-    if name not in _LISTS and "," in value:
-        raise ConfigError(f"{where}: {name} takes one value, without a comma")
     section.items.setdefault(name, []).extend(values)
     section.lines.setdefault(name, []).extend([line] * len(values))
+    return []
 
 
 def _values(name: str, value: str) -> list[str]:
     """The values of one line. Blanks part those of Address and DNS, as in wg-quick(8); elsewhere wg(8) drops them."""
-    if name in ("Address", "DNS"):
+    if not value.isascii() or not value.translate(_DROP_BLANKS).isprintable():
+        raise ValueError(f"{name}: a character that is not printable ASCII")
+    if name in ("Address", "DNS"):  # may be empty too
         return [item for item in value.translate(_BLANKS_TO_COMMAS).split(",") if item]
     value = value.strip(_BLANKS) if name.endswith("File") else value.translate(_DROP_BLANKS)
-    return (value.split(",") if name == "AllowedIPs" else [value]) if value else []
-
-
-def _shown_key(written: str) -> str:
-    return shown(written) if len(written) <= 24 else "(not shown: too long for one)"
+    if not value:
+        raise ValueError(f"{name} is empty")
+    if "," in value and name not in _LISTS:
+        raise ValueError(f"{name} takes one value, without a comma")
+    return value.split(",")
 
 
 def _similar(written: str) -> str:
     from difflib import get_close_matches
 
-    names = {name.lower(): name for _, name in _SECTION_OF.values()}
-    close = get_close_matches(written.lower()[:40], names, 1)
-    return f"did you mean {names[close[0]]}?" if close else ""
+    close = get_close_matches(written.lower()[:_LONGEST], _SECTION_OF, 1)
+    return f"did you mean {_SECTION_OF[close[0]][1]}?" if close else ""

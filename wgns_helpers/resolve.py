@@ -18,9 +18,7 @@ _ANYWHERE = (_socket.AF_INET, "192.0.2.1")  # TEST-NET-1 (RFC 5737); connecting 
 
 def resolve(tunnel: Tunnel) -> Tunnel:
     """The tunnel with an address for each endpoint. `TryAgainError` for a name that cannot be resolved."""
-    peers = []
-    for peer in tunnel.peers:
-        peers.append(peer._replace(endpoint=_resolved(peer.endpoint)) if peer.endpoint else peer)
+    peers = (peer._replace(endpoint=_resolved(peer.endpoint)) if peer.endpoint else peer for peer in tunnel.peers)
     return tunnel._replace(peers=tuple(peers))
 
 
@@ -45,9 +43,9 @@ def _resolved(endpoint: Endpoint) -> Endpoint:
 
 
 def path_mtu(tunnel: Tunnel) -> int:
-    """The interface's MTU in bytes: the configuration's, else the largest of the ways to the endpoints less WireGuard's overhead.
+    """The interface's MTU in bytes: the configuration's, else what the ways to the endpoints leave for the packets.
 
-    wg-quick(8) computes it so: without an endpoint the default route counts, without one 1500.
+    As in wg-quick(8): the largest counts; without an endpoint that of the default route, without one 1500.
     """
     if tunnel.mtu:
         return tunnel.mtu

@@ -1,18 +1,19 @@
 """SIGTERM, SIGINT and SIGHUP wait while the kernel is being changed, and are looked for between the steps.
 
-There are no handlers: a Python handler runs between any two instructions, so also between a change and the note that it was
-made. What is held back ends the process the usual way as soon as it is released, with the status that the parent expects.
+There are no handlers: a Python handler runs between any two instructions, so also between a change and the note that
+it was made. What is held back ends the process the usual way when it is released, with the status that the parent
+expects.
 """
 
 from __future__ import annotations
+
+from .errors import Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
 else:
     import _signal  # signal(7) without the enumerations: 3 ms less at every start
-
-from .errors import Failure
 
 _SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)
 

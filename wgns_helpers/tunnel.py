@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NamedTuple
 else:
-
+    # ruff: noqa: ANN002, ANN003, ANN202, ANN204, D102  (type checkers look at the other branch)
     class NamedTuple(tuple):
         """What this package uses of typing.NamedTuple; importing that costs 7 ms at every start."""
 

@@ -37,11 +37,9 @@ def key(value: str) -> bytes:
 def network(value: str) -> Network:
     """An address with a prefix length (without: all its bits), as inet_pton(3) reads it."""
     text, slash, length = value.partition("/")
-    family = _socket.AF_INET6 if ":" in text else _socket.AF_INET
-    bits = 128 if ":" in text else 32
+    family, bits = (_socket.AF_INET6, 128) if ":" in text else (_socket.AF_INET, 32)
     try:
-        address = _socket.inet_pton(family, text)
-        return Network(family, address, number(length, 0, bits) if slash else bits)
+        return Network(family, _socket.inet_pton(family, text), number(length, 0, bits) if slash else bits)
     except (OSError, ValueError):
         example = "fd00::2/128" if bits == 128 else "10.0.0.2/32"
         raise ValueError(f"{shown(value)} is not ADDRESS/LENGTH, like {example}; legal lengths: 0 to {bits}") from None
@@ -49,10 +47,8 @@ def network(value: str) -> Network:
 
 def endpoint(value: str) -> Endpoint:
     """HOST:PORT, or [IPV6]:PORT."""
-    host, colon, port = value.rpartition(":")
+    host, _, port = value.rpartition(":")
     try:
-        if not colon:
-            raise ValueError("")
         port_number = number(port, 1, 65535)
     except ValueError:
         raise ValueError(f"{shown(value)} is not HOST:PORT with a port from 1 to 65535") from None
@@ -60,17 +56,24 @@ def endpoint(value: str) -> Endpoint:
         host = host[1:-1]
     elif ":" in host:
         raise ValueError(f"{shown(value)}: where does the address end?", "write [IPV6]:PORT")
-    literal, _, zone = host.partition("%")
-    try:
-        if ":" in host:
-            _socket.inet_pton(_socket.AF_INET6, literal)
-        elif len(host) > 253 or not all(0 < len(label) <= 63 for label in host.removesuffix(".").split(".")):
-            raise ValueError("")
-        if not _NAME_CHARACTERS.issuperset(zone if ":" in host else host):
-            raise ValueError("")
-    except (OSError, ValueError):
-        raise ValueError(f"{shown(value)}: neither a host name nor an address") from None
+    if not (_is_ipv6(host) if ":" in host else _is_host_name(host)):
+        raise ValueError(f"{shown(value)}: neither a host name nor an address")
     return Endpoint(host, port_number)
+
+
+def _is_ipv6(text: str) -> bool:
+    address, percent, zone = text.partition("%")
+    try:
+        _socket.inet_pton(_socket.AF_INET6, address)
+    except OSError:
+        return False
+    return bool(zone) == bool(percent) and _NAME_CHARACTERS.issuperset(zone)
+
+
+def _is_host_name(text: str) -> bool:
+    """As RFC 1123 has it, underscores too; an IPv4 address is one."""
+    labels = text.removesuffix(".").split(".")
+    return len(text) <= 253 and _NAME_CHARACTERS.issuperset(text) and all(0 < len(label) <= 63 for label in labels)
 
 
 def keepalive(value: str) -> int:
@@ -106,11 +109,11 @@ def is_server(value: str) -> bool:
 
 def dns(value: str) -> str:
     """An address of a name server, or a search domain."""
+    family = _socket.AF_INET6 if ":" in value else _socket.AF_INET
     try:
-        if is_server(value):
-            _socket.inet_pton(_socket.AF_INET6 if ":" in value else _socket.AF_INET, value)
-        elif len(value) > 253 or not _NAME_CHARACTERS.issuperset(value):
-            raise ValueError("")
-    except (OSError, ValueError):
-        raise ValueError(f"{shown(value)} is neither an address nor a search domain") from None
+        legal = bool(_socket.inet_pton(family, value)) if is_server(value) else _is_host_name(value)
+    except OSError:
+        legal = False
+    if not legal:
+        raise ValueError(f"{shown(value)} is neither an address nor a search domain")
     return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _socket
 import errno
 from _struct import pack, unpack
 
@@ -40,10 +39,10 @@ def family(socket: Socket) -> int:
 
 
 def configure(family_number: int, index: int, tunnel: Tunnel) -> Iterator[Request]:
-    """The requests that give the device `index` its keys, port, mark and peers; what it had before is replaced.
+    """The requests that give the device `index` its keys, port, mark and peers; what it had is replaced.
 
-    A peer list too long for one message goes on in the next, and so do a peer's allowed IPs, there without the flags that
-    replace (linux/wireguard.h describes both).
+    A peer list too long for one message goes on in the next, and so do a peer's allowed IPs, there without the flags
+    that replace (linux/wireguard.h describes both).
     """
     head = attribute(1, pack("=I", index))  # WGDEVICE_A_IFINDEX
     first = head + attribute(3, tunnel.private_key) + attribute(5, pack("=I", _REPLACE_PEERS))  # _PRIVATE_KEY, _FLAGS

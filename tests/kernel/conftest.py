@@ -27,11 +27,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     if "WGNS_SANDBOX" not in os.environ:
         for item in here:
-            item.add_marker(pytest.mark.skip(reason="changes namespaces: run it as root by tests/sandbox (make test does)"))
+            item.add_marker(
+                pytest.mark.skip(reason="changes namespaces: run it as root by tests/sandbox (make test does)")
+            )
     elif not has_wireguard():
         for item in here:
             if item.get_closest_marker("wireguard"):
-                item.add_marker(pytest.mark.skip(reason="this kernel has no WireGuard: tests/machine.py has (make test)"))
+                item.add_marker(
+                    pytest.mark.skip(reason="this kernel has no WireGuard: tests/machine.py has (make test)")
+                )
 
 
 def snapshot() -> dict[str, object]:
@@ -60,7 +64,9 @@ def clean() -> Iterator[None]:
     yield
     for path in Path("/run/netns").glob("*"):
         if path.stat(follow_symlinks=False).st_ino != os.stat("/proc/self/ns/net").st_ino:
-            subprocess.run(["sh", "-c", f"ip netns pids {path.name} | xargs -r kill -9"], capture_output=True, check=False)
+            subprocess.run(
+                ["sh", "-c", f"ip netns pids {path.name} | xargs -r kill -9"], capture_output=True, check=False
+            )
         while subprocess.run(["umount", str(path)], capture_output=True, check=False).returncode == 0:
             pass
         if path.is_dir() and not path.is_symlink():

@@ -88,7 +88,11 @@ BAD_TEXTS: dict[str, tuple[str | bytes, int, str]] = {
     "table zero": (interface("Table = 0"), 78, ":4: Table:"),
     "dns no address": (interface("DNS = 10.0.0.256"), 78, ':4: DNS: "10.0.0.256" is neither'),
     "dns no domain": (interface("DNS = exa$mple"), 78, ":4: DNS:"),
-    "endpoint without port": (replaced("127.0.0.1:51820", "127.0.0.1"), 78, ':8: Endpoint: "127.0.0.1" is not HOST:PORT'),
+    "endpoint without port": (
+        replaced("127.0.0.1:51820", "127.0.0.1"),
+        78,
+        ':8: Endpoint: "127.0.0.1" is not HOST:PORT',
+    ),
     "endpoint port zero": (replaced(":51820", ":0"), 78, "with a port from 1 to 65535"),
     "endpoint port too large": (replaced(":51820", ":65536"), 78, ":8: Endpoint:"),
     "endpoint port empty": (replaced(":51820", ":"), 78, ":8: Endpoint:"),
@@ -156,7 +160,11 @@ BAD_FILES: dict[str, tuple[Callable[[], object], int, str]] = {
     "a device": (lambda: CONFIG.symlink_to("/dev/zero"), 78, "wg.conf: not a regular file"),
     "a link to nowhere": (lambda: CONFIG.symlink_to("/nowhere"), 78, "no such file"),
     "a link to itself": (lambda: CONFIG.symlink_to("wg.conf"), 78, "too many levels"),
-    "a socket": (lambda: shell("python3 -c \"import socket; socket.socket(1).bind('/etc/wireguard/wg.conf')\""), 78, ""),
+    "a socket": (
+        lambda: shell("python3 -c \"import socket; socket.socket(1).bind('/etc/wireguard/wg.conf')\""),
+        78,
+        "",
+    ),
 }
 
 
@@ -329,7 +337,7 @@ def test_a_key_that_others_can_read_gives_a_warning() -> None:
 def test_an_internal_error_shows_no_traceback() -> None:
     """A fault of the program itself is one line too; WGNS_DEBUG=1 is the way to more."""
     driver = "import sys; sys.argv = ['wg-up', '--dry-run', '--config', '-']; from wgns_helpers import cli, config; "
-    driver += "config.load = lambda *_: {}['x']; cli.wg_up()"
+    driver += "config.load = lambda *_: {}['x']; cli.main('wg-up')"
     done = subprocess.run([sys.executable, "-c", driver], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("wg-up: internal error: KeyError\nwg-up: hint: ")

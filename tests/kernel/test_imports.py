@@ -1,0 +1,47 @@
+"""What the four programs load on their ordinary way: every module costs time at every start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tests.support import MINIMAL, ROOT, shell
+
+# Modules of the standard library that cost milliseconds at every start; the ordinary way does without them
+HEAVY = {"argparse", "asyncio", "collections", "contextlib", "dataclasses", "enum", "functools", "hashlib", "inspect"}
+HEAVY |= {
+    "ipaddress",
+    "json",
+    "logging",
+    "pathlib",
+    "pyroute2",
+    "re",
+    "signal",
+    "socket",
+    "ssl",
+    "subprocess",
+    "typing",
+}
+
+
+def loaded(program: str, *arguments: str) -> set[str]:
+    """The modules that a program imports, less those of the bare interpreter."""
+    argv = [sys.executable, "-X", "importtime", str(ROOT / "bin" / program), *arguments]
+    done = subprocess.run(argv, input=MINIMAL, capture_output=True, text=True, check=False)
+    bare = subprocess.run([sys.executable, "-X", "importtime", "-c", ""], capture_output=True, text=True, check=False)
+    return modules(done.stderr) - modules(bare.stderr)
+
+
+def modules(importtime: str) -> set[str]:
+    """The modules in what -X importtime prints."""
+    return {line.rpartition("|")[2].strip() for line in importtime.splitlines() if line.startswith("import time:")}
+
+
+def test_the_ordinary_way_loads_little() -> None:
+    """A whole cycle, as far as this kernel lets it come, imports nothing heavy, and pyroute2 least of all."""
+    cycle = [("netns-up", "wg"), ("wg-up", "--config", "-"), ("wg-down",), ("netns-down", "wg")]
+    for command in cycle:
+        names = loaded(*command)
+        assert "wgns_helpers.errors" in names
+        assert not {name.partition(".")[0] for name in names} & HEAVY, command
+    shell("test ! -e /run/netns/wg")
