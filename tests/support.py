@@ -29,6 +29,9 @@ AllowedIPs = 0.0.0.0/0
 Endpoint = 127.0.0.1:51820
 """
 
+# Root without any capability: like an ordinary user, but for files that only root's folders hold, such as a checkout
+POWERLESS = ("setpriv", "--inh-caps=-all", "--bounding-set=-all")
+
 _KEY = re.compile(r"(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{42}[AEIMQUYcgkosw480]=?(?![A-Za-z0-9+/=])")
 
 

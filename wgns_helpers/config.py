@@ -6,7 +6,7 @@ import _socket
 import os
 import stat
 
-from .errors import ConfigError, PermissionRefusedError, shown, system_error, warn
+from .errors import ConfigError, PermissionRefusedError, permission_hint, shown, system_error, warn
 from .reader import Section, decode, sections
 from .tunnel import Peer, Tunnel
 from .values import dns, endpoint, fwmark, is_server, keepalive, key, network, number, table
@@ -113,7 +113,7 @@ def _read(path: str, limit: int) -> tuple[bytes, bool]:
         # A FIFO without a writer would hold up the open, a terminal would become the controlling one
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except PermissionError:
-        raise PermissionRefusedError(f"{path}: permission denied", "run it as root" if os.geteuid() else "") from None
+        raise PermissionRefusedError(f"{path}: permission denied", permission_hint()) from None
     except OSError as error:
         hint = "--config FILE names a configuration elsewhere" if limit == _SIZE_LIMIT else ""
         raise ConfigError(f"{shown(path)}: {os.strerror(error.errno or 0).lower()}", hint) from None

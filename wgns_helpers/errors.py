@@ -57,8 +57,13 @@ def system_error(what: str, error: OSError, detail: str = "") -> Failure:
     """
     reason = os.strerror(error.errno or 0).lower() + (f" ({detail})" if detail else "")
     if isinstance(error, PermissionError):
-        return PermissionRefusedError(f"{what}: {reason}", "run it as root" if os.geteuid() else "")
+        return PermissionRefusedError(f"{what}: {reason}", permission_hint())
     return Failure(f"{what}: {reason}")
+
+
+def permission_hint() -> str:
+    """The way out where permission is missing."""
+    return "run it as root" if os.geteuid() else "root lacks a capability here (CapabilityBoundingSet=, a container?)"
 
 
 def shown(value: str) -> str:

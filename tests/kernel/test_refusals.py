@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.conftest import snapshot
-from tests.support import MINIMAL, PRESHARED, PRIVATE, PUBLIC, PUBLIC2, run, shell
+from tests.support import MINIMAL, POWERLESS, PRESHARED, PRIVATE, PUBLIC, PUBLIC2, run, shell
 
 CONFIG = Path("/etc/wireguard/wg.conf")
 
@@ -180,12 +180,13 @@ def test_bad_file(what: str, unchanged: None) -> None:
 
 
 def test_unreadable_configuration(unchanged: None) -> None:
-    """A configuration that the user may not read ends with 77 and the hint."""
+    """A configuration that may not be read ends with 77 and a hint."""
     shell("mkdir -p /etc/wireguard; touch /etc/wireguard/wg.conf; chmod 600 /etc/wireguard/wg.conf")
-    done = run("wg-up", before=("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"))
+    shell("chown 65534 /etc/wireguard/wg.conf")
+    done = run("wg-up", before=POWERLESS)
     assert done.returncode == 77
     assert "/etc/wireguard/wg.conf: permission denied" in done.stderr
-    assert "hint: run it as root" in done.stderr
+    assert "hint: " in done.stderr
 
 
 # command line: (exit code, what the message must hold)
@@ -291,14 +292,13 @@ def test_a_kernel_without_wireguard() -> None:
 
 
 def test_without_privilege_it_says_so() -> None:
-    """An ordinary user gets 77 and the hint from wg-up and wg-down."""
+    """Without the capabilities for it wg-up and wg-down end with 77 and a hint."""
     shell("ip netns add wg")
     before = snapshot()
     for program, arguments in (("wg-up", ("--config", "-")), ("wg-down", ())):
-        nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-        done = run(program, *arguments, input=MINIMAL, before=nobody)
+        done = run(program, *arguments, input=MINIMAL, before=POWERLESS)
         assert done.returncode == 77, done.stderr
-        assert "hint: run it as root" in done.stderr
+        assert "hint: root lacks a capability" in done.stderr
     assert snapshot() == before
 
 

@@ -339,7 +339,7 @@ def faults() -> dict[str, tuple[str, str, str]]:
         "address": ("true", "Address = 10.64.0.2/24, fd64::2/64", "address fd64::2/64: file exists"),
         "up": (busy, "ListenPort = 40002", "up: address already in use"),
         "route": (
-            "cd /; for c in 'link add o type bridge' 'link set o addrgenmode none up' 'route add default dev o'; do ip -n wg $c; done",
+            "w='ip -n wg'; $w link add o type bridge; $w link set o addrgenmode none up; $w route add default dev o",
             "",
             "route default (IPv4): file exists",
         ),
