@@ -339,7 +339,7 @@ def faults() -> dict[str, tuple[str, str, str]]:
         "address": ("true", "Address = 10.64.0.2/24, fd64::2/64", "address fd64::2/64: file exists"),
         "up": (busy, "ListenPort = 40002", "up: address already in use"),
         "route": (
-            "w='ip -n wg'; $w link add o type bridge; $w link set o addrgenmode none up; $w route add default dev o",
+            "ip -n wg link set lo up; ip -n wg route add default dev lo",
             "",
             "route default (IPv4): file exists",
         ),
