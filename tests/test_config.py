@@ -97,6 +97,14 @@ def test_a_setting_behind_the_mark_of_wgconfig_is_a_comment(tmp_path: Path) -> N
     assert len(load(tmp_path, MINIMAL + f"#! [Peer]\n#! PublicKey = {PUBLIC2}\n").peers) == 1
 
 
+def test_a_host_in_place_of_a_network_gives_a_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As wg(8) does, the network is used, and a line says so."""
+    load(tmp_path, MINIMAL.replace("0.0.0.0/0", "10.0.0.0/8, 10.1.2.3/16"))
+    assert capfd.readouterr().err.endswith(
+        "wg.conf:7: AllowedIPs: 10.1.2.3/16 is a host in 10.1.0.0/16, which is used\n"
+    )
+
+
 def test_leading_zeros_and_single_digits(tmp_path: Path) -> None:
     """What wgconfig turns into a number or a list still has its meaning."""
     tunnel = load(tmp_path, MINIMAL.replace("[Peer]", "ListenPort = 00080\nFwMark = 7\n[Peer]"))

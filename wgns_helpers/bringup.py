@@ -92,6 +92,11 @@ def _create(
                 raise
             _check_free(inside, link, namespace)
             refused = error
+        except Failure:
+            made = netlink.read_link(inside, link)
+            if made and made.index == index:  # the kernel's answer got lost, not the request
+                _delete(inside, index, link)
+            raise
         else:
             return index
     raise refused

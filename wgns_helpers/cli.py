@@ -66,7 +66,8 @@ def main(program: str) -> NoReturn:
         failure = _failure(error)
         say(str(failure), failure.hint, ERROR)
         code = failure.code
-    signals.release()
+    if code:
+        signals.release()  # a signal that has undone the work now ends the process; one that came too late does not
     os._exit(code)  # without the interpreter's tidying up: 2 ms
 
 

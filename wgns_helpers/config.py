@@ -64,12 +64,16 @@ def _peer(section: Section, directory: str) -> Peer:
     preshared = section.one("PresharedKey", key, b"")
     for name in section.items.get("PresharedKeyFile", []):
         preshared = _key_file(_find(name, directory))
+    allowed_ips = section.each("AllowedIPs", network)
+    for position, given in enumerate(allowed_ips):
+        if given.network() is not given:
+            warn(str(section.error("AllowedIPs", position, f"{given} is a host in {given.network()}, which is used")))
     return Peer(
         public_key=section.one("PublicKey", key, b""),
         preshared_key=preshared,
         endpoint=section.one("Endpoint", endpoint, None),
         keepalive=section.one("PersistentKeepalive", keepalive, 0),
-        allowed_ips=section.each("AllowedIPs", network),
+        allowed_ips=allowed_ips,
     )
 
 

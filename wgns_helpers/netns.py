@@ -124,7 +124,9 @@ class Lock:
 
     def __enter__(self) -> None:
         try:
-            os.makedirs(DIRECTORY, 0o755, exist_ok=True)
+            if not os.path.isdir(DIRECTORY):
+                os.makedirs(DIRECTORY, exist_ok=True)
+                os.chmod(DIRECTORY, 0o755)  # noqa: S103  (whatever the umask is: names are for everybody)
             self._descriptor = os.open(DIRECTORY, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise system_error(DIRECTORY, error) from None

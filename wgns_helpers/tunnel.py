@@ -42,9 +42,10 @@ class Network(NamedTuple):
 
     def network(self) -> Network:
         """The same without host bits."""
-        bits = 8 * len(self.address)
-        number = int.from_bytes(self.address, "big") >> (bits - self.prefix) << (bits - self.prefix)
-        return self._replace(address=number.to_bytes(bits // 8, "big"))
+        host_bits = 8 * len(self.address) - self.prefix
+        number = int.from_bytes(self.address, "big")
+        masked = number >> host_bits << host_bits
+        return self if masked == number else self._replace(address=masked.to_bytes(len(self.address), "big"))
 
     def __str__(self) -> str:
         return f"{_socket.inet_ntop(self.family, self.address)}/{self.prefix}"

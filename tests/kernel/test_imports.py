@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.support import MINIMAL, ROOT, shell
 
 # Modules of the standard library that cost milliseconds at every start; the ordinary way does without them
@@ -37,11 +39,22 @@ def modules(importtime: str) -> set[str]:
     return {line.rpartition("|")[2].strip() for line in importtime.splitlines() if line.startswith("import time:")}
 
 
-def test_the_ordinary_way_loads_little() -> None:
-    """A whole cycle, as far as this kernel lets it come, imports nothing heavy, and pyroute2 least of all."""
+def check_cycle() -> None:
+    """Look at each program of a whole cycle."""
     cycle = [("netns-up", "wg"), ("wg-up", "--config", "-"), ("wg-down",), ("netns-down", "wg")]
     for command in cycle:
         names = loaded(*command)
         assert "wgns_helpers.errors" in names
         assert not {name.partition(".")[0] for name in names} & HEAVY, command
     shell("test ! -e /run/netns/wg")
+
+
+def test_little_is_loaded_before_the_kernel_is_asked() -> None:
+    """A cycle as far as a kernel without WireGuard lets it come imports nothing heavy, and pyroute2 least of all."""
+    check_cycle()
+
+
+@pytest.mark.wireguard
+def test_the_ordinary_way_loads_little() -> None:
+    """Nor does a cycle that succeeds."""
+    check_cycle()

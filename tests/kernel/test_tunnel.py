@@ -106,6 +106,17 @@ def test_a_providers_file_makes_a_tunnel_that_works(provider: str) -> None:
     assert snapshot() == before
 
 
+def test_a_name_with_a_dash(provider: str) -> None:
+    """The seed broke on names with a dash, of which %I makes a slash; here the whole way works with both spellings."""
+    write(provider, "my-vpn")
+    before = snapshot()
+    run("netns-up", "my/vpn").check_returncode()
+    run("wg-up", "my/vpn").check_returncode()
+    assert ping("my-vpn", "10.64.0.1")
+    assert [run("wg-down", "my-vpn").returncode, run("netns-down", "my-vpn").returncode] == [0, 0]
+    assert snapshot() == before
+
+
 def test_the_socket_stays_in_the_host(provider: str) -> None:
     """The UDP socket is in the namespace that wg-up was started in, and the host never has the link."""
     write(provider.replace("[Peer]", "ListenPort = 40001\n[Peer]"))
