@@ -1,7 +1,7 @@
 """netns-up, wg-up, wg-down, netns-down: this project beside other ways to do the same work (make bench).
 
-All of it happens in namespaces of its own, with a tmpfs on /run and a copy of /etc: the machine stays as it was. Each
-step is measured as a whole process. Where the kernel has no WireGuard, another kind of link stands in for it.
+All of it happens in tests/sandbox: the machine stays as it was. Each step is measured as a whole process. Where the
+kernel has no WireGuard, another kind of link stands in for it.
 """
 
 from __future__ import annotations
@@ -47,14 +47,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measures the cycle netns-up, wg-up, wg-down, netns-down. Needs root.")
     parser.add_argument("--rounds", type=int, default=15, metavar="N", help="measured rounds (default: 15)")
     parser.add_argument("--json", metavar="FILE", help="write every sample to FILE as well")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):  # PID 1 gets no signal without a handler
-        signal.signal(number, give_up)
-    if not arguments.inside:
+    if os.environ.get("WGNS_SANDBOX") != "ready":
         enter_sandbox()
-    with Path(arguments.json or os.devnull).open("w", encoding="utf-8") as samples:  # before /run and /etc are covered
-        prepare_sandbox()
+    signal.signal(signal.SIGALRM, give_up)
+    with Path(arguments.json or os.devnull).open("w", encoding="utf-8") as samples:
+        WORK.mkdir()
         kind = next((kind for kind in ("wireguard", "ifb", "dummy") if can_make(kind)), "")
         if not kind:
             sys.exit("bench: the kernel makes no link of the kinds wireguard, ifb and dummy")
@@ -67,7 +65,7 @@ def main() -> None:
 
 
 def enter_sandbox() -> NoReturn:
-    """Run this program again, as PID 1 of namespaces of its own."""
+    """Run this program again where it can change namespaces, /run and /etc."""
     missing = [program for program in NEEDED if not shutil.which(program, path=PATH)]
     if missing:
         packages = " ".join(NEEDED[program] for program in missing)
@@ -77,28 +75,13 @@ def enter_sandbox() -> NoReturn:
     if not all(map(importlib.util.find_spec, ("wgconfig", "pyroute2"))):
         sys.exit("bench: this Python lacks wgconfig or pyroute2: start it as .venv/bin/python bench/cycle.py")
     os.environ["PATH"] = PATH
-    unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    # After a signal run() kills unshare(1), which ignores SIGTERM itself, and with it goes PID 1
-    command = [*unshare, sys.executable, __file__, *sys.argv[1:], "--inside"]
-    sys.exit(subprocess.run(command, check=False).returncode)
+    sandbox = Path(__file__).resolve().parent.parent / "tests" / "sandbox"
+    os.execv(sandbox, [str(sandbox), sys.executable, __file__, *sys.argv[1:]])
 
 
-def give_up(number: int, _: object) -> None:
-    """End PID 1, and with it every process and mount of the sandbox."""
-    sys.exit(f"bench: a command has run for {PATIENCE} s" if number == signal.SIGALRM else "bench: terminated")
-
-
-def prepare_sandbox() -> None:
-    """Cover /run and /etc, bring lo up."""
-    # The programs of NixOS are found by way of /run/current-system, a symlink
-    links = {path: path.readlink() for path in Path("/run").iterdir() if path.is_symlink()}
-    printed("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
-    for path, target in links.items():
-        path.symlink_to(target)
-    printed("cp", "-a", "/etc", "/run/etc")
-    printed("mount", "--bind", "/run/etc", "/etc")
-    printed("ip", "link", "set", "lo", "up")
-    WORK.mkdir()
+def give_up(_number: int, _frame: object) -> None:
+    """End a run that hangs, and with it the sandbox."""
+    sys.exit(f"bench: a command has run for {PATIENCE} s")
 
 
 def printed(*command: str) -> str:
