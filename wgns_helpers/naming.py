@@ -17,7 +17,7 @@ def up(name: str) -> None:
     `Failure`.
     """
     host = netns.in_host()
-    if host and os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
+    if host and netns.in_unit():
         raise PermissionRefusedError(
             "this unit is in the host's network namespace, which is never given a name",
             "the unit lacks PrivateNetwork=true, or the kernel refused it",

@@ -41,9 +41,14 @@ def checked_name(text: str) -> str:
             f"{shown(text)} is not a name",
             "1 to 255 letters, digits and _ - . @ + : with no leading dash; . and .. are taken",
         )
-    if name != text and "SYSTEMD_EXEC_PID" not in os.environ:
+    if name != text and not in_unit():
         say(f"{shown(text)} is read as {shown(name)}, as systemd's %I has it")
     return name
+
+
+def in_unit() -> bool:
+    """Whether this is the main process of a systemd unit, not something started by hand (systemd.exec(5))."""
+    return os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
 
 
 def in_host() -> bool:
@@ -81,7 +86,7 @@ def pinned(name: str) -> Identity | None:
 
 
 def open_namespace(name: str) -> int:
-    """A descriptor of the namespace `name`; `MissingError` where there is none. The caller closes it."""
+    """A descriptor of the namespace `name`, which the caller closes; `MissingError` where there is none."""
     path = f"{DIRECTORY}/{name}"
     try:
         if os.lstat(path).st_dev != own()[0]:  # all of nsfs is one device
@@ -96,7 +101,7 @@ def open_namespace(name: str) -> int:
         raise system_error(path, error) from None
     if fcntl.ioctl(descriptor, _NS_GET_NSTYPE) != _CLONE_NEWNET:
         os.close(descriptor)
-        raise MissingError(f'"{path}" is a namespace, but not one for the network')
+        raise Failure(f"{path} is a namespace, but not one for the network", "who put it there?")
     return descriptor
 
 

@@ -276,7 +276,7 @@ def test_names(written: str, name: str) -> None:
     assert done.returncode == 0
     assert identity(name)
     assert ("is read as" in done.stderr) == (written != name)
-    in_unit = run("netns-down", written, env={"SYSTEMD_EXEC_PID": "1"})
+    in_unit = run("netns-down", written, before=AS_UNIT)
     assert (in_unit.returncode, in_unit.stderr) == (0, "")
 
 

@@ -248,11 +248,14 @@ def test_a_file_in_place_of_the_namespace() -> None:
 
 
 def test_another_kind_of_namespace() -> None:
-    """A namespace of another kind under the name is refused."""
+    """A namespace of another kind under the name is somebody's: no program touches it."""
     shell("mkdir -p /run/netns; touch /run/netns/wg; mount --bind /proc/self/ns/uts /run/netns/wg")
-    done = run("wg-up", "--config", "-", input=MINIMAL)
-    assert done.returncode == 69
-    assert "not one for the network" in done.stderr
+    before = snapshot()
+    for command in (("wg-up", "--config", "-"), ("wg-down",), ("netns-up", "wg"), ("netns-down", "wg")):
+        done = run(*command, input=MINIMAL)
+        assert done.returncode == 1, done.stderr
+        assert "not one for the network" in done.stderr
+    assert snapshot() == before
 
 
 def test_inside_the_target_namespace() -> None:
