@@ -9,7 +9,7 @@ import stat
 from .errors import ConfigError, PermissionRefusedError, permission_hint, shown, system_error, warn
 from .reader import Section, decode, sections
 from .tunnel import Peer, Tunnel
-from .values import dns, endpoint, fwmark, is_server, keepalive, key, network, number, table
+from .values import dns, endpoint, file_name, fwmark, is_server, keepalive, key, network, number, table
 
 _SIZE_LIMIT = 32 << 20  # bytes; 100,000 peers take 15 MB
 _KEY_FILE_LIMIT = 4096  # bytes
@@ -62,7 +62,7 @@ def _peer(section: Section, directory: str) -> Peer:
     if "PresharedKey" in section.items and "PresharedKeyFile" in section.items:
         raise section.error("PresharedKeyFile", 0, "there is a PresharedKey too; keep one of the two")
     preshared = section.one("PresharedKey", key, b"")
-    for name in section.items.get("PresharedKeyFile", []):
+    for name in section.each("PresharedKeyFile", file_name):
         preshared = _key_file(_find(name, directory))
     allowed_ips = section.each("AllowedIPs", network)
     for position, given in enumerate(allowed_ips):
@@ -80,14 +80,12 @@ def _peer(section: Section, directory: str) -> Peer:
 def _private_key(interface: Section, option: str, directory: str) -> bytes:
     if "PrivateKey" in interface.items and "PrivateKeyFile" in interface.items:
         raise interface.error("PrivateKeyFile", 0, "there is a PrivateKey too; keep one of the two")
-    credential = os.path.join(os.environ.get("CREDENTIALS_DIRECTORY", ""), "private-key")
     private = interface.one("PrivateKey", key, b"")
-    for name in interface.items.get("PrivateKeyFile", []):
-        private = b"" if option else _key_file(_find(name, directory))
-    if option:
-        private = _key_file(option)
-    elif not private and credential != "private-key" and os.path.exists(credential):
-        private = _key_file(credential)
+    files = [option] if option else [_find(name, directory) for name in interface.each("PrivateKeyFile", file_name)]
+    if not private and not files:
+        files = [path for path in [_credential("private-key")] if path]
+    for path in files:
+        private = _key_file(path)
     if not private:
         raise ConfigError(
             f"{interface.source}: no private key",
@@ -99,16 +97,11 @@ def _private_key(interface: Section, option: str, directory: str) -> bytes:
 
 
 def _read_stdin() -> bytes:
-    data = bytearray()
-    while len(data) <= _SIZE_LIMIT:
-        try:
-            chunk = os.read(0, 1 << 20)
-        except OSError as error:
-            raise system_error("standard input", error) from None
-        if not chunk:
-            return bytes(data)
-        data += chunk
-    raise ConfigError(f"standard input: over {_SIZE_LIMIT >> 20} MiB: not a configuration")
+    with open(0, "rb", closefd=False) as file:
+        data = file.read(_SIZE_LIMIT + 1)
+    if len(data) > _SIZE_LIMIT:
+        raise ConfigError(f"standard input: over {_SIZE_LIMIT} bytes: not a configuration")
+    return data
 
 
 def _read(path: str, limit: int) -> tuple[bytes, bool]:
@@ -137,9 +130,14 @@ def _read(path: str, limit: int) -> tuple[bytes, bool]:
 
 
 def _find(name: str, directory: str) -> str:
-    """Where a key file is: relative names are credentials (systemd.exec(5)), or stand beside the configuration."""
-    credential = os.path.join(os.environ.get("CREDENTIALS_DIRECTORY", ""), name)
-    return credential if credential != name and os.path.exists(credential) else os.path.join(directory, name)
+    """Where a key file is: relative names are credentials, or stand beside the configuration."""
+    return _credential(name) or os.path.join(directory, name)
+
+
+def _credential(name: str) -> str:
+    """The path of a credential of the unit (systemd.exec(5)), empty where there is none."""
+    path = os.path.join(os.environ.get("CREDENTIALS_DIRECTORY", name), name)
+    return path if "CREDENTIALS_DIRECTORY" in os.environ and os.path.exists(path) else ""
 
 
 def _key_file(path: str) -> bytes:

@@ -67,7 +67,7 @@ def permission_hint() -> str:
 
 
 def shown(value: str) -> str:
-    """`value` in quotes for a message: on one line, at most 60 characters, and never something that may be a key."""
+    """`value` in quotes for a message: at most 60 characters, and never something that may be a key."""
     secret = len(value.rstrip("=")) == 43 and _BASE64.issuperset(value.rstrip("="))
     run = 0
     for character in "" if value.startswith("/") else value:
@@ -75,18 +75,14 @@ def shown(value: str) -> str:
         secret = secret or run >= _LOOKS_LIKE_A_KEY
     if secret:
         return "(not shown: it looks like a key)"
-    printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value[:60])
-    return f'"{printable}{"…" if len(value) > 60 else ""}"'
-
-
-def program() -> str:
-    """The name that this program was called by."""
-    return os.path.basename(sys.argv[0])
+    return f'"{value[:60]}{"…" if len(value) > 60 else ""}"'
 
 
 def say(text: str, hint: str = "", priority: int = INFO) -> None:
     """One line on standard error, and one for the hint; with priorities where the journal reads (sd-daemon(3))."""
-    lines = [f"{program()}: {text}"] + ([f"{program()}: hint: {hint}"] if hint else [])
+    program = os.path.basename(sys.argv[0])
+    said = [text, f"hint: {hint}"] if hint else [text]
+    lines = [f"{program}: " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in said]
     try:
         stream = os.fstat(2)
         journal = os.environ.get("JOURNAL_STREAM") == f"{stream.st_dev}:{stream.st_ino}"

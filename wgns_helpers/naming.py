@@ -7,6 +7,7 @@ import os
 from . import netlink, netns, signals
 from .errors import Failure, PermissionRefusedError, say, warn
 
+_LOOPBACK = 1  # index of lo in every namespace (LOOPBACK_IFINDEX of the kernel)
 _LISTED = 10  # processes named in a warning
 
 
@@ -46,8 +47,7 @@ def _attach(name: str, *, new: bool) -> None:
     if new:
         netns.enter_new()
         with netlink.Socket() as socket:
-            lo = netlink.read_link(socket, "lo")
-            socket.run([netlink.set_link_up(lo.index if lo else 1)])
+            socket.run([netlink.set_link_up(_LOOPBACK)])
     else:
         with netlink.Socket() as socket:
             links = netlink.links_up(socket)
@@ -68,11 +68,14 @@ def down(name: str) -> None:
         host = netns.in_host()
     except PermissionRefusedError:
         host = False  # cannot be told: then only what is certainly ours
-    if not os.path.lexists(f"{netns.DIRECTORY}/{name}"):
+    path = f"{netns.DIRECTORY}/{name}"
+    if not os.path.lexists(path):
         say(f'there is no "{name}"')
         return
     signals.hold()
     with netns.Lock():
+        if not os.path.lexists(path):
+            return  # another netns-down was faster
         pinned = netns.pinned(name)
         if pinned and not host and pinned != netns.own():
             raise Failure(

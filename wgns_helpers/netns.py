@@ -189,6 +189,8 @@ def detach(name: str) -> None:
             raise Failure(f"{path} is no network namespace and not empty: left alone", "who put it there?")
         os.unlink(path)
     except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise Failure(f"{path} is still mounted: this process has mounts of its own", PRIVATE_MOUNTS_HINT) from None
         raise system_error(path, error) from None
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import _socket
 
 from .errors import TryAgainError, warn
+from .tunnel import Endpoint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .tunnel import Endpoint, Tunnel
+    from .tunnel import Tunnel
 
 _IP_MTU, _IPV6_MTU = 14, 24  # ip(7), ipv6(7): the path MTU of a connected socket
 _OVERHEAD = 80  # bytes that WireGuard adds at most, over IPv6 (wg-quick(8))
 _IPV6_MINIMUM = 1280  # bytes (RFC 8200); below it the kernel takes IPv6 off the link
-_ANYWHERE = (_socket.AF_INET, "192.0.2.1")  # TEST-NET-1 (RFC 5737); connecting a UDP socket sends nothing
+_ANYWHERE = Endpoint("", 51820, _socket.AF_INET, b"\xc0\0\2\1")  # TEST-NET-1 (RFC 5737): goes by the default route
 
 
 def resolve(tunnel: Tunnel) -> Tunnel:
@@ -49,32 +50,27 @@ def path_mtu(tunnel: Tunnel) -> int:
     """
     if tunnel.mtu:
         return tunnel.mtu
-    ways = [
-        (peer.endpoint.family, _socket.inet_ntop(peer.endpoint.family, peer.endpoint.address), peer.endpoint.scope)
-        for peer in tunnel.peers
-        if peer.endpoint
-    ]
-    best = max((_mtu_to(*way) for way in ways), default=0)
-    mtu = (best or _mtu_to(*_ANYWHERE) or 1500) - _OVERHEAD
+    best = max((_mtu_to(peer.endpoint) for peer in tunnel.peers if peer.endpoint), default=0)
+    mtu = (best or _mtu_to(_ANYWHERE) or 1500) - _OVERHEAD
     if mtu < _IPV6_MINIMUM and any(address.family == _socket.AF_INET6 for address in tunnel.addresses):
         warn(f"the way to the endpoint has room for an mtu of {mtu} only, IPv6 needs 1280: packets will be split")
         return _IPV6_MINIMUM
     return mtu
 
 
-def _mtu_to(family: int, address: str, scope: int = 0) -> int:
-    """The path MTU in bytes, 0 where there is no route."""
+def _mtu_to(endpoint: Endpoint) -> int:
+    """The path MTU in bytes, 0 where there is no route. Connecting a UDP socket sends nothing."""
+    address = _socket.inet_ntop(endpoint.family, endpoint.address)
+    udp = None
     try:
-        udp = _socket.socket(family, _socket.SOCK_DGRAM)
-    except OSError:
-        return 0
-    try:
-        if family == _socket.AF_INET:
-            udp.connect((address, 51820))
+        udp = _socket.socket(endpoint.family, _socket.SOCK_DGRAM)
+        if endpoint.family == _socket.AF_INET:
+            udp.connect((address, endpoint.port))
             return udp.getsockopt(_socket.IPPROTO_IP, _IP_MTU)
-        udp.connect((address, 51820, 0, scope))
+        udp.connect((address, endpoint.port, 0, endpoint.scope))
         return udp.getsockopt(_socket.IPPROTO_IPV6, _IPV6_MTU)
     except OSError:
         return 0
     finally:
-        udp.close()
+        if udp:
+            udp.close()

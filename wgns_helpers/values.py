@@ -76,6 +76,13 @@ def _is_host_name(text: str) -> bool:
     return len(text) <= 253 and _NAME_CHARACTERS.issuperset(text) and all(0 < len(label) <= 63 for label in labels)
 
 
+def file_name(value: str) -> str:
+    """The name of a key file, not the key itself."""
+    if shown(value).startswith("("):
+        raise ValueError("the name of a file is wanted, this looks like a key (not shown)")
+    return value
+
+
 def keepalive(value: str) -> int:
     """Seconds between keepalives, 0 for none."""
     return 0 if value.lower() == "off" else number(value, 0, 65535)

@@ -250,6 +250,15 @@ def test_racing_for_one_name_only_one_namespace_gets_it() -> None:
     assert [path.name for path in NETNS.iterdir()] == ["wg"]
 
 
+def test_ten_at_once_take_one_name_away() -> None:
+    """Ten netns-down of one name at once all succeed."""
+    run("netns-up", "wg").check_returncode()
+    argv = [sys.executable, str(ROOT / "bin/netns-down"), "wg"]
+    running = [subprocess.Popen(argv, stderr=subprocess.DEVNULL) for _ in range(10)]
+    assert [process.wait() for process in running] == [0] * 10
+    assert not (NETNS / "wg").exists()
+
+
 def test_a_lock_that_is_held_is_waited_for() -> None:
     """While another program holds the lock netns-up waits, and a signal ends it at once with nothing changed."""
     NETNS.mkdir(exist_ok=True)

@@ -46,6 +46,11 @@ BAD_TEXTS: dict[str, tuple[str | bytes, int, str]] = {
     "private key empty": (replaced(PRIVATE, ""), 78, ":2: PrivateKey is empty"),
     "private key and its file": (interface("PrivateKeyFile = x"), 78, ":4: PrivateKeyFile: there is a PrivateKey too"),
     "private key file missing": (replaced(f"PrivateKey = {PRIVATE}", "PrivateKeyFile = no-such"), 78, "no-such"),
+    "private key in place of its file": (
+        replaced(f"PrivateKey = {PRIVATE}", f"PrivateKeyFile = {PRIVATE}"),
+        78,
+        ":2: PrivateKeyFile: the name of a file is wanted",
+    ),
     "public key not base64": (replaced(PUBLIC, "x" * 44), 78, ":6: PublicKey: not a key"),
     "public key missing": (replaced(f"PublicKey = {PUBLIC}\n", ""), 78, ":5: [Peer] without PublicKey"),
     "preshared key short": (peer(f"PresharedKey = {PRESHARED[1:]}"), 78, ":9: PresharedKey: not a key"),
@@ -215,6 +220,7 @@ BAD_COMMANDS: dict[tuple[str, ...], str] = {
     ("wg-up", "--dry-run=yes"): "--dry-run takes no value",
     ("wg-up", "--config", "a", "--config", "b"): "--config is given twice",
     ("wg-up", PRIVATE): "(not shown: it looks like a key)",
+    ("wg-up", "--netns", "a\x1b[31m\nb"): '"a\\x1b[31m\\nb" is not a name',
     ("wg-down", "--config", "x"): 'unknown option "--config"',
     ("wg-down", "default"): "cannot be an interface's name",
 }
