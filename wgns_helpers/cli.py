@@ -47,19 +47,21 @@ _OPTIONS = {
 
 def main(program: str) -> NoReturn:
     """Run one of the programs to its end. No traceback unless WGNS_DEBUG=1."""
+    while (spare := os.open(os.devnull, os.O_RDWR)) < 3:  # a socket in the place of a closed stderr would get messages
+        pass
+    os.close(spare)
     signals.default()
     code = 0
     try:
         names, options = parse(program, sys.argv[1:])
         if "--help" in options:
-            sys.stdout.write(_USAGE[program])
+            _print(_USAGE[program])
         elif "--version" in options:
-            sys.stdout.write(f"{__version__}\n")
+            _print(f"{__version__}\n")
         elif program.startswith("netns"):
             _netns(program, checked_name(names[0]))
         else:
             _wg(program, names[0] if names else "wg", options)
-        sys.stdout.flush()
     except Exception as error:
         if os.environ.get("WGNS_DEBUG") == "1":
             raise
@@ -69,6 +71,11 @@ def main(program: str) -> NoReturn:
     if code:
         signals.release()  # a signal that has undone the work now ends the process; one that came too late does not
     os._exit(code)  # without the interpreter's tidying up: 2 ms
+
+
+def _print(text: str) -> None:
+    with open(1, "w", encoding="utf-8", closefd=False) as output:  # sys.stdout is None where it was closed
+        output.write(text)
 
 
 def _netns(program: str, name: str) -> None:
@@ -89,7 +96,7 @@ def _wg(program: str, name: str, options: dict[str, str]) -> None:
 
     tunnel = config.load(options.get("--config", f"/etc/wireguard/{link}.conf"), options.get("--private-key", ""))
     if "--dry-run" in options:
-        sys.stdout.write("".join(f"{step}\n" for step in bringup.plan(link, namespace, tunnel)))
+        _print("".join(f"{step}\n" for step in bringup.plan(link, namespace, tunnel)))
     else:
         bringup.up(link, namespace, resolve.resolve(tunnel))
 

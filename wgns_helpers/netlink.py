@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 NETLINK_ROUTE, NETLINK_GENERIC = 0, 16
-REQUEST, ACK, EXCL, CREATE, DUMP = 0x1, 0x4, 0x200, 0x400, 0x300
+REQUEST, ACK, EXCL, CREATE = 0x1, 0x4, 0x200, 0x400
 NESTED = 0x8000
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_NEWADDR, RTM_NEWROUTE = 16, 17, 18, 20, 24
 IFF_UP = 1
@@ -29,7 +29,7 @@ RT_TABLE_MAIN = 254
 # The protocol number of our routes (rtm_protocol): no daemon of linux/rtnetlink.h or iproute2's rt_protos has it.
 ROUTE_PROTOCOL = 119
 
-_NLMSG_ERROR, _NLMSG_DONE, _NLM_F_CAPPED, _NLM_F_ACK_TLVS = 2, 3, 0x100, 0x200
+_NLMSG_ERROR, _NLM_F_CAPPED, _NLM_F_ACK_TLVS = 2, 0x100, 0x200
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
 _HEADER = Struct("=IHHII")
 _BATCH = 64  # requests in one datagram; the answers to all of them must fit into the receive buffer (208 KiB)
@@ -118,7 +118,7 @@ class Socket:
                 for kind, flags, sequence, payload in self._receive():
                     if sequence not in open_requests:
                         continue  # left over from a request that was given up
-                    if kind not in (_NLMSG_ERROR, _NLMSG_DONE):
+                    if kind != _NLMSG_ERROR:
                         answers.append(payload)
                         continue
                     request = open_requests.pop(sequence)

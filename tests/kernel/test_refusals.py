@@ -343,6 +343,24 @@ def test_a_key_that_others_can_read_gives_a_warning() -> None:
     assert run("wg-up", "--dry-run", "--private-key", "/etc/wireguard/key").stderr == ""
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors_are_no_trap(closed: str) -> None:
+    """Without standard input, output or error nothing else takes their place, and the exit codes are the same."""
+    before = ("sh", "-c", f'exec "$@" {closed}', "sh")
+    assert run("netns-up", "wg", before=before).returncode == 0
+    assert run("netns-up", "wg", before=before).returncode == 0
+    assert run("wg-up", "--config", "/nowhere", before=before).returncode == 78
+    assert run("wg-up", "--help", before=before).returncode == 0
+    assert run("netns-down", "wg", before=before).returncode == 0
+
+
+def test_a_full_disk_is_no_success() -> None:
+    """When the steps cannot be printed, --dry-run does not say that all is well."""
+    done = run("wg-up", "--config", "-", "--dry-run", before=("sh", "-c", 'exec "$@" > /dev/full', "sh"), input=MINIMAL)
+    assert done.returncode == 1
+    assert "no space left" in done.stderr
+
+
 def test_an_internal_error_shows_no_traceback() -> None:
     """A fault of the program itself is one line too; WGNS_DEBUG=1 is the way to more."""
     driver = "import sys; sys.argv = ['wg-up', '--dry-run', '--config', '-']; from wgns_helpers import cli, config; "
