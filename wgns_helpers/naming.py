@@ -28,9 +28,7 @@ def up(name: str) -> None:
         pinned = netns.pinned(name)
         if pinned and host:
             if pinned == netns.own():
-                raise Failure(
-                    f'"{name}" is the host\'s own network namespace', f"netns-down {name} takes the name away"
-                )
+                raise Failure(f'"{name}" is the host\'s own network namespace', f"netns-down {name} takes it away")
             say(f'"{name}" is there already')
         elif pinned and pinned == netns.own():
             say(f'"{name}" is this namespace\'s name already')
@@ -68,14 +66,11 @@ def down(name: str) -> None:
         host = netns.in_host()
     except PermissionRefusedError:
         host = False  # cannot be told: then only what is certainly ours
-    path = f"{netns.DIRECTORY}/{name}"
-    if not os.path.lexists(path):
-        say(f'there is no "{name}"')
-        return
     signals.hold()
-    with netns.Lock():
-        if not os.path.lexists(path):
-            return  # another netns-down was faster
+    with netns.Lock(make=False):
+        if not os.path.lexists(f"{netns.DIRECTORY}/{name}"):
+            say(f'there is no "{name}"')
+            return
         pinned = netns.pinned(name)
         if pinned and not host and pinned != netns.own():
             raise Failure(
@@ -83,7 +78,7 @@ def down(name: str) -> None:
                 "run it in the host's network namespace, or in that one",
             )
         inside = _inside(name, pinned) if pinned else ""
-        netns.detach(name)
+        netns.detach(name, pinned)
         if inside:
             warn(f'"{name}" was still in use: {inside}', "they stay in the namespace, which has no name now")
 
@@ -98,7 +93,7 @@ def _inside(name: str, pinned: netns.Identity) -> str:
                     processes.append(f"{comm.read().strip()} ({entry})")
         except OSError:
             continue  # it has ended, or may not be looked at
-    found = processes[:_LISTED] + ([f"{len(processes) - _LISTED} more processes"] if len(processes) > _LISTED else [])
+    found = processes[:_LISTED] + ["more processes"] * (len(processes) > _LISTED)
     return ", ".join(found + [f"link {link}" for link in _links(name, pinned)])
 
 

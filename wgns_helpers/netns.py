@@ -37,10 +37,7 @@ def checked_name(text: str) -> str:
     if "\\" in name:
         raise UsageError(f"{shown(text)} is an escaped name", "write %I in the unit, not %i")
     if name in ("", ".", "..") or name.startswith("-") or len(name) > 255 or not _NAME_CHARACTERS.issuperset(name):
-        raise UsageError(
-            f"{shown(text)} is not a name",
-            "1 to 255 letters, digits and _ - . @ + : with no leading dash; . and .. are taken",
-        )
+        raise UsageError(f"{shown(text)} is not a name", "1 to 255 letters, digits, _ - . @ + : with no leading dash")
     if name != text and not in_unit():
         say(f"{shown(text)} is read as {shown(name)}, as systemd's %I has it")
     return name
@@ -57,6 +54,11 @@ def in_host() -> bool:
     /proc/PID/net/dev has an inode number of its own in each namespace and can be looked at without privilege, unlike
     /proc/1/ns/net. Raises `PermissionRefusedError` where it cannot be told (hidepid, ProtectProc=).
     """
+    if os.getpid() == 1:
+        raise PermissionRefusedError(
+            "cannot tell whether this is the host's network namespace: this process is PID 1 itself",
+            "set PrivatePIDs=false in the unit",
+        )
     try:
         return os.stat("/proc/1/net/dev").st_ino == os.stat("/proc/self/net/dev").st_ino
     except OSError as error:
@@ -89,7 +91,7 @@ def open_namespace(name: str) -> int:
     """A descriptor of the namespace `name`, which the caller closes; `MissingError` where there is none."""
     path = f"{DIRECTORY}/{name}"
     try:
-        if os.lstat(path).st_dev != own()[0]:  # all of nsfs is one device
+        if os.stat(path).st_dev != own()[0]:  # all of nsfs is one device; a symlink to a namespace will do
             raise MissingError(
                 f'"{path}" is no network namespace: nothing is mounted on it',
                 f"was it pinned where this mount cannot be seen? {PRIVATE_MOUNTS_HINT}",
@@ -125,16 +127,18 @@ def enter_new() -> None:
 
 
 class Lock:
-    """/run/netns, made if need be, and locked; `ip netns add` takes the same lock (Debian bug 949235)."""
+    """The lock of /run/netns, which is made if need be; `ip netns add` takes it too (Debian bug 949235)."""
 
-    def __enter__(self) -> None:
+    def __init__(self, *, make: bool = True) -> None:
         try:
-            if not os.path.isdir(DIRECTORY):
+            if make and not os.path.isdir(DIRECTORY):
                 os.makedirs(DIRECTORY, exist_ok=True)
                 os.chmod(DIRECTORY, 0o755)  # noqa: S103  (whatever the umask is: names are for everybody)
-            self._descriptor = os.open(DIRECTORY, os.O_RDONLY | os.O_DIRECTORY)
+            self._descriptor = os.open(DIRECTORY if os.path.isdir(DIRECTORY) else "/run", os.O_RDONLY)
         except OSError as error:
             raise system_error(DIRECTORY, error) from None
+
+    def __enter__(self) -> None:
         deadline = time.monotonic() + _LOCK_PATIENCE
         while not self._taken():
             signals.check()
@@ -167,7 +171,8 @@ def attach(name: str) -> None:
         _call("mount", b"/proc/self/ns/net", path.encode(), b"none", _MS_BIND, None)
         mounted = True
         signals.check()
-        _check_seen_by_pid1(path)
+        if f"net:[{own()[1]}]" not in _pid1_roots(path):
+            raise _private_mounts(path)  # noqa: TRY301
     except BaseException as error:
         if mounted:
             _call("umount2", path.encode(), _MNT_DETACH)
@@ -178,20 +183,25 @@ def attach(name: str) -> None:
         raise
 
 
-def detach(name: str) -> None:
-    """Take the name away; an empty file of that name too. The caller holds the lock. Raises `Failure`."""
+def detach(name: str, pinned: Identity | None) -> None:
+    """Take the name away, of the namespace `pinned` or of an empty file. The caller holds the lock; `Failure`."""
     path = f"{DIRECTORY}/{name}"
     try:
         while os.lstat(path).st_dev == own()[0]:  # a name can be mounted over
             _call("umount2", path.encode(), _MNT_DETACH)
+        wanted = f"net:[{pinned[1]}]" if pinned else "net:["
+        if any(root.startswith(wanted) for root in _pid1_roots(path)):
+            raise _private_mounts(path)
         status = os.lstat(path)
         if not stat.S_ISREG(status.st_mode) or status.st_size:
             raise Failure(f"{path} is no network namespace and not empty: left alone", "who put it there?")
         os.unlink(path)
     except OSError as error:
-        if error.errno == errno.EBUSY:
-            raise Failure(f"{path} is still mounted: this process has mounts of its own", PRIVATE_MOUNTS_HINT) from None
         raise system_error(path, error) from None
+
+
+def _private_mounts(path: str) -> Failure:
+    return Failure(f"what {path} is here and outside differs: this process has mounts of its own", PRIVATE_MOUNTS_HINT)
 
 
 def _share_directory() -> None:
@@ -218,15 +228,13 @@ def _placeholder(path: str) -> bool:
     return True
 
 
-def _check_seen_by_pid1(path: str) -> None:
-    """Raise `Failure` unless PID 1 has this namespace mounted there too.
+def _pid1_roots(path: str) -> list[str]:
+    """What PID 1 has mounted at `path`, as net:[INODE] for a network namespace.
 
     In proc_pid_mountinfo(5) field 4 is the root, 5 the mount point; in a chroot that has the chroot's path in front.
     """
-    root = f"net:[{own()[1]}]"
     with open("/proc/1/mountinfo", encoding="utf-8", errors="replace") as lines:
-        if not any(fields[3] == root and fields[4].endswith(path) for fields in map(str.split, lines)):
-            raise Failure(f"{path} would not be seen outside: this process has mounts of its own", PRIVATE_MOUNTS_HINT)
+        return [fields[3] for fields in map(str.split, lines) if fields[4].endswith(path)]
 
 
 def _call(name: str, *arguments: int | bytes | None) -> None:
