@@ -9,10 +9,6 @@ from . import __version__, signals
 from .errors import ERROR, Failure, UsageError, say, shown, system_error
 from .netns import checked_name
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NoReturn
-
 _NAME = "NAME: at most 255 letters, digits and _ - . @ + : (a slash is read as a dash, so that %I of a unit works)"
 _CODES = """exit codes: 0 done, 1 the system refused, 2 usage, 69 something is missing, 75 try again, 77 not permitted,
 78 configuration
@@ -45,21 +41,22 @@ _OPTIONS = {
 }
 
 
-def main(program: str) -> NoReturn:
-    """Run one of the programs to its end. No traceback unless WGNS_DEBUG=1."""
-    while (spare := os.open(os.devnull, os.O_RDWR)) < 3:  # a socket in the place of a closed stderr would get messages
-        pass
-    os.close(spare)
+def main(program: str) -> None:
+    """Run one of the programs and end the process. No traceback unless WGNS_DEBUG=1."""
     signals.default()
     code = 0
     try:
+        while os.open(os.devnull, os.O_RDWR) < 3:  # a socket in the place of a closed stderr would get the messages
+            pass
         names, options = parse(program, sys.argv[1:])
         if "--help" in options:
             _print(_USAGE[program])
         elif "--version" in options:
             _print(f"{__version__}\n")
         elif program.startswith("netns"):
-            _netns(program, checked_name(names[0]))
+            from . import naming
+
+            (naming.up if program == "netns-up" else naming.down)(checked_name(names[0]))
         else:
             _wg(program, names[0] if names else "wg", options)
     except Exception as error:
@@ -76,12 +73,6 @@ def main(program: str) -> NoReturn:
 def _print(text: str) -> None:
     with open(1, "w", encoding="utf-8", closefd=False) as output:  # sys.stdout is None where it was closed
         output.write(text)
-
-
-def _netns(program: str, name: str) -> None:
-    from . import naming
-
-    (naming.up if program == "netns-up" else naming.down)(name)
 
 
 def _wg(program: str, name: str, options: dict[str, str]) -> None:
@@ -131,12 +122,14 @@ def parse(program: str, arguments: list[str]) -> tuple[list[str], dict[str, str]
             raise UsageError(f"unknown option {shown(option)}", "--help lists the options")
         elif option in given:
             raise UsageError(f"{option} is given twice")
-        elif known[option] and not equals and not rest:
-            raise UsageError(f"{option} needs a value")
-        elif equals and not known[option]:
+        elif not known[option] and equals:
             raise UsageError(f"{option} takes no value")
         else:
-            given[option] = value if equals or not known[option] else rest.pop(0)
+            given[option] = value if equals or not known[option] else "".join(rest[:1])
+            rest = rest[1:] if known[option] and not equals else rest
+    empty = [option for option, value in given.items() if known[option] and not value]
+    if empty:
+        raise UsageError(f"{empty[0]} needs a value")
     if len(names) > 1 or (program.startswith("netns") and not names):
         raise UsageError(f"one NAME is wanted, {len(names)} given", "--help shows the usage")
     return names, given

@@ -6,10 +6,10 @@ import _socket
 import os
 import stat
 
-from .errors import ConfigError, PermissionRefusedError, permission_hint, shown, system_error, warn
+from .errors import HIDDEN, ConfigError, shown, system_error, warn
 from .reader import Section, decode, sections
 from .tunnel import Peer, Tunnel
-from .values import dns, endpoint, file_name, fwmark, is_server, keepalive, key, network, number, table
+from .values import dns, endpoint, fwmark, is_server, keepalive, key, network, number, table
 
 _SIZE_LIMIT = 32 << 20  # bytes; 100,000 peers take 15 MB
 _KEY_FILE_LIMIT = 4096  # bytes
@@ -51,9 +51,13 @@ def _check(tunnel: Tunnel, interface: Section) -> None:
     """What concerns more than one value."""
     if not tunnel.addresses:
         warn(f"{interface.source}: no Address: nothing can be sent from this interface")
+    if tunnel.search and not tunnel.dns:
+        warn(f"{interface.source}: DNS has search domains only: without a name server they are not used")
+    seen = set()
     for position, address in enumerate(tunnel.addresses):
-        if address in tunnel.addresses[:position]:
+        if address in seen:
             raise interface.error("Address", position, f"{address} stands there twice")
+        seen.add(address)
     if 0 < tunnel.mtu < 1280 and any(address.family == _socket.AF_INET6 for address in tunnel.addresses):
         raise interface.error("MTU", 0, f'"{tunnel.mtu}" is too small for the IPv6 address; legal: 1280 to 65535')
 
@@ -62,8 +66,8 @@ def _peer(section: Section, directory: str) -> Peer:
     if "PresharedKey" in section.items and "PresharedKeyFile" in section.items:
         raise section.error("PresharedKeyFile", 0, "there is a PresharedKey too; keep one of the two")
     preshared = section.one("PresharedKey", key, b"")
-    for name in section.each("PresharedKeyFile", file_name):
-        preshared = _key_file(_find(name, directory))
+    for path in section.each("PresharedKeyFile", lambda name: _find(name, directory)):
+        preshared = _key_file(path)
     allowed_ips = section.each("AllowedIPs", network)
     for position, given in enumerate(allowed_ips):
         if given.network() is not given:
@@ -81,11 +85,10 @@ def _private_key(interface: Section, option: str, directory: str) -> bytes:
     if "PrivateKey" in interface.items and "PrivateKeyFile" in interface.items:
         raise interface.error("PrivateKeyFile", 0, "there is a PrivateKey too; keep one of the two")
     private = interface.one("PrivateKey", key, b"")
-    files = [option] if option else [_find(name, directory) for name in interface.each("PrivateKeyFile", file_name)]
-    if not private and not files:
-        files = [path for path in [_credential("private-key")] if path]
-    for path in files:
-        private = _key_file(path)
+    named = interface.each("PrivateKeyFile", lambda name: _find(name, directory))
+    credential = "" if private else _credential("private-key")
+    path = option or (named[0] if named else credential)
+    private = _key_file(path) if path else private
     if not private:
         raise ConfigError(
             f"{interface.source}: no private key",
@@ -109,20 +112,23 @@ def _read(path: str, limit: int) -> tuple[bytes, bool]:
     try:
         # A FIFO without a writer would hold up the open, a terminal would become the controlling one
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    except PermissionError:
-        raise PermissionRefusedError(f"{path}: permission denied", permission_hint()) from None
+    except PermissionError as error:
+        raise system_error(path, error) from None
     except OSError as error:
+        folder, name = os.path.split(path)
+        shown_path = f'"{path}"' if os.path.isdir(folder or ".") and shown(name) != HIDDEN else shown(path)
         hint = "--config FILE names a configuration elsewhere" if limit == _SIZE_LIMIT else ""
-        raise ConfigError(f"{shown(path)}: {os.strerror(error.errno or 0).lower()}", hint) from None
+        raise ConfigError(f"{shown_path}: {os.strerror(error.errno or 0).lower()}", hint) from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise ConfigError(f"{path}: {kind}", "--config - reads a configuration from a pipe")
+            hint = "--config - reads a configuration from a pipe" if limit == _SIZE_LIMIT else ""
+            raise ConfigError(f"{path}: {kind}", hint)
         if status.st_size > limit:
             raise ConfigError(f"{path}: {status.st_size} bytes, at most {limit} are read: not what it should be")
-        folder = os.stat(os.path.dirname(path) or ".")
-        return os.read(descriptor, limit), bool(status.st_mode & stat.S_IROTH and folder.st_mode & stat.S_IXOTH)
+        reachable = os.stat(os.path.dirname(path) or ".").st_mode & stat.S_IXOTH
+        return os.read(descriptor, limit), bool(status.st_mode & stat.S_IROTH and reachable)
     except OSError as error:
         raise system_error(path, error) from None
     finally:
@@ -131,7 +137,10 @@ def _read(path: str, limit: int) -> tuple[bytes, bool]:
 
 def _find(name: str, directory: str) -> str:
     """Where a key file is: relative names are credentials, or stand beside the configuration."""
-    return _credential(name) or os.path.join(directory, name)
+    path = _credential(name) or os.path.join(directory, name)
+    if shown(name) == HIDDEN and not os.path.exists(path):
+        raise ValueError("the name of a file is wanted, this looks like a key (not shown)")
+    return path
 
 
 def _credential(name: str) -> str:

@@ -6,6 +6,7 @@ import sys
 # sd-daemon(3) priorities
 ERROR, WARNING, INFO = 3, 4, 6
 
+HIDDEN = "(not shown: it looks like a key)"
 _LOOKS_LIKE_A_KEY = 32  # characters of base64 in a row; a WireGuard key has 43, one that was cut while copying fewer
 _BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
 
@@ -57,24 +58,18 @@ def system_error(what: str, error: OSError, detail: str = "") -> Failure:
     """
     reason = os.strerror(error.errno or 0).lower() + (f" ({detail})" if detail else "")
     if isinstance(error, PermissionError):
-        return PermissionRefusedError(f"{what}: {reason}", permission_hint())
+        lacking = "root lacks a capability here (CapabilityBoundingSet=, a container?)"
+        return PermissionRefusedError(f"{what}: {reason}", "run it as root" if os.geteuid() else lacking)
     return Failure(f"{what}: {reason}")
-
-
-def permission_hint() -> str:
-    """The way out where permission is missing."""
-    return "run it as root" if os.geteuid() else "root lacks a capability here (CapabilityBoundingSet=, a container?)"
 
 
 def shown(value: str) -> str:
     """`value` in quotes for a message: at most 60 characters, and never something that may be a key."""
-    secret = len(value.rstrip("=")) == 43 and _BASE64.issuperset(value.rstrip("="))
     run = 0
-    for character in "" if value.startswith("/") else value:
+    for character in value:
         run = run + 1 if character in _BASE64 else 0
-        secret = secret or run >= _LOOKS_LIKE_A_KEY
-    if secret:
-        return "(not shown: it looks like a key)"
+        if run >= _LOOKS_LIKE_A_KEY:
+            return HIDDEN
     return f'"{value[:60]}{"…" if len(value) > 60 else ""}"'
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from _io import StringIO
 
-from .errors import ConfigError, Failure, MissingError, shown, warn
+from .errors import ConfigError, MissingError, shown, warn
 from .values import key
 
 TYPE_CHECKING = False
@@ -66,9 +66,7 @@ def decode(data: bytes, source: str) -> str:
         text = data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(
-            f"{source}:{line}: not UTF-8: byte 0x{data[error.start]:02x}", "save the file as UTF-8"
-        ) from None
+        raise ConfigError(f"{source}:{line}: not UTF-8: byte 0x{data[error.start]:02x}") from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise ConfigError(f"{source}:{line}: a NUL byte", "this is no text file, or it is UTF-16")
@@ -80,27 +78,23 @@ def sections(text: str, source: str) -> tuple[Section, list[Section]]:
     try:
         from wgconfig import WGConfig
     except ImportError:
-        raise MissingError(
-            "the Python package wgconfig is missing", "pip install wgconfig, in a virtual environment"
-        ) from None
+        raise MissingError("the Python package wgconfig is missing", "pip install wgconfig") from None
     interface, peers = _normalise(text, source)
     reader = WGConfig()
-    reader.read_from_fileobj(
-        StringIO(_written("Interface", interface) + "".join(_written("Peer", peer) for peer in peers))
-    )
+    written = _written("Interface", interface) + "".join(_written("Peer", peer) for peer in peers)
+    reader.read_from_fileobj(StringIO(written))
     read = [reader.get_interface(), *reader.get_peers(keys_only=False).values()]
-    if len(read) != 1 + len(peers):
-        raise Failure(f"{source}: wgconfig found {len(read) - 1} peers of {len(peers)}")
     for section, found in zip((interface, *peers), read, strict=True):
         section.items = {
-            name: [str(item) for item in (values if isinstance(values, list) else [values])]  # digits come as int
+            name: [item[1:] for item in (values if isinstance(values, list) else [values])]
             for name, values in found.items()
         }
     return interface, peers
 
 
 def _written(title: str, section: Section) -> str:
-    lines = (f"{name} = {', '.join(values)}\n" for name, values in section.items.items() if values)
+    # A colon before each value keeps wgconfig from making numbers of digits (007 would become 7)
+    lines = (f"{name} = :{', :'.join(values)}\n" for name, values in section.items.items() if values)
     return f"[{title}]\n{''.join(lines)}"
 
 
@@ -140,9 +134,7 @@ def _check_peers(peers: list[Section]) -> None:
         if not public:
             raise ConfigError(f"{peer.source}:{peer.line}: [Peer] without PublicKey")
         if public in seen:
-            raise peer.error(
-                "PublicKey", 0, f"the [Peer] of line {seen[public]} has this key too", "make it one [Peer]"
-            )
+            raise peer.error("PublicKey", 0, f"the [Peer] of line {seen[public]} has this key too")
         seen[public] = peer.line
 
 

@@ -71,16 +71,11 @@ def _is_ipv6(text: str) -> bool:
 
 
 def _is_host_name(text: str) -> bool:
-    """As RFC 1123 has it, underscores too; an IPv4 address is one."""
+    """As RFC 1123 has it, underscores too; an IPv4 address is one, but nothing else in digits and dots."""
     labels = text.removesuffix(".").split(".")
+    if _DIGITS_AND_DOTS.issuperset(text):
+        return len(labels) == 4 and all(label.isdigit() and int(label) < 256 for label in labels)
     return len(text) <= 253 and _NAME_CHARACTERS.issuperset(text) and all(0 < len(label) <= 63 for label in labels)
-
-
-def file_name(value: str) -> str:
-    """The name of a key file, not the key itself."""
-    if shown(value).startswith("("):
-        raise ValueError("the name of a file is wanted, this looks like a key (not shown)")
-    return value
 
 
 def keepalive(value: str) -> int:
