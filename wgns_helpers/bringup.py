@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .tunnel import Tunnel
 
 KIND = "wireguard"
+_LAST_INDEX = 2**31 - 1
 _TRIES = 5  # a link may be made in the host between our look at the indexes and our request
 
 
@@ -44,7 +45,7 @@ def up(link: str, namespace: str, tunnel: Tunnel) -> None:
             f'wg-up runs inside the network namespace "{namespace}": the tunnel would have no way out',
             "run it in the host's network namespace",
         )
-    taken = max(index for index, _ in if_nameindex())
+    taken = {index for index, _ in if_nameindex()}
     signals.hold()
     with netlink.Socket() as outside:
         netns.enter(descriptor)
@@ -63,25 +64,31 @@ def up(link: str, namespace: str, tunnel: Tunnel) -> None:
     say(f'"{link}" is up in namespace "{namespace}": {len(tunnel.peers)} peer(s), mtu {mtu}')
 
 
-def _check_free(inside: netlink.Socket, link: str, namespace: str) -> None:
-    existing = netlink.read_link(inside, link)
-    if existing and existing.kind == KIND:
-        raise Failure(f'the tunnel "{link}" is up already in namespace "{namespace}"', f"wg-down {link} takes it down")
-    if existing:
+def _existing(socket: netlink.Socket, link: str, namespace: str) -> netlink.Link | None:
+    """The WireGuard link of that name, if there is one; `Failure` for a link of another kind."""
+    existing = netlink.read_link(socket, link)
+    if existing and existing.kind != KIND:
         raise Failure(
             f'namespace "{namespace}" has a link "{link}" that is not WireGuard but {existing.kind or "hardware"}',
-            "it was made by somebody else and is left alone; choose another name",
+            "it was made by somebody else and is left alone",
         )
+    return existing
+
+
+def _check_free(inside: netlink.Socket, link: str, namespace: str) -> None:
+    if _existing(inside, link, namespace):
+        raise Failure(f'the tunnel "{link}" is up already in namespace "{namespace}"', f"wg-down {link} takes it down")
 
 
 def _create(
-    outside: netlink.Socket, inside: netlink.Socket, names: tuple[str, str], descriptor: int, taken: int
+    outside: netlink.Socket, inside: netlink.Socket, names: tuple[str, str], descriptor: int, taken: set[int]
 ) -> int:
     """Make the link; its index, one that is free in both namespaces (see netlink.create_link)."""
     link, namespace = names
-    index = max(taken, *(index for index, _ in if_nameindex()))
+    taken = taken | {index for index, _ in if_nameindex()}
+    index = max(taken) if max(taken) < _LAST_INDEX - _TRIES else 1
     for _ in range(_TRIES):
-        index += 1
+        index = next(free for free in range(index + 1, _LAST_INDEX) if free not in taken)
         signals.check()
         try:
             outside.run([netlink.create_link(link, KIND, index, descriptor)])
@@ -154,11 +161,9 @@ def plan(link: str, namespace: str, tunnel: Tunnel) -> Iterator[str]:
     yield f"private key (not shown), listen port {tunnel.listen_port or 'any'}, fwmark {mark}"
     for number, peer in enumerate(tunnel.peers, 1):
         allowed = ", ".join(map(str, peer.allowed_ips)) or "none"
-        keepalive = f"{peer.keepalive} s" if peer.keepalive else "off"
-        preshared = "yes" if peer.preshared_key else "no"
         yield (
-            f"peer {number}: endpoint {peer.endpoint or 'none'}, allowed IPs {allowed}, "
-            f"persistent keepalive {keepalive}, preshared key {preshared}"
+            f"peer {number}: endpoint {peer.endpoint or 'none'}, allowed IPs {allowed}, persistent keepalive "
+            f"{peer.keepalive or 'off'}, preshared key {'yes' if peer.preshared_key else 'no'}"
         )
     for request in _requests(0, tunnel, tunnel.mtu):
         yield request.what + ("" if tunnel.mtu or request.what != "up" else ", mtu from the route to the endpoint")
@@ -181,10 +186,7 @@ def down(link: str, namespace: str) -> None:
         if os.fstat(descriptor).st_ino != netns.own()[1]:
             netns.enter(descriptor)
         with netlink.Socket() as socket:
-            existing = netlink.read_link(socket, link)
-            if existing and existing.kind != KIND:
-                kind = existing.kind or "hardware"
-                raise Failure(f'"{link}" in namespace "{namespace}" is not WireGuard but {kind}: left alone')
+            existing = _existing(socket, link, namespace)
             if existing:
                 socket.run([netlink.delete_link(existing.index)])
                 say(f'"{link}" is gone from namespace "{namespace}"')
