@@ -143,6 +143,15 @@ def test_keys_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(tmp_path, text).private_key == b64(PUBLIC2)
 
 
+def test_a_file_name_of_digits_stays_as_it_is(tmp_path: Path) -> None:
+    """A file name like 007 is no number, which wgconfig would make of it."""
+    (tmp_path / "007").write_text(PRIVATE)
+    (tmp_path / "007").chmod(0o600)
+    assert load(tmp_path, MINIMAL.replace(f"PrivateKey = {PRIVATE}", "PrivateKeyFile = 007")).private_key == b64(
+        PRIVATE
+    )
+
+
 def test_where_the_private_key_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """--private-key before the file's before the credential private-key."""
     option = tmp_path / "option"

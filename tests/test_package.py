@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "netlink": "errors",
     "wireguard": "errors netlink tunnel",
     "naming": "errors netlink netns signals",
-    "confine": "errors tunnel",
+    "confine": "errors netns tunnel",
     "bringup": "confine errors netlink netns resolve signals tunnel wireguard",
     "cli": "__init__ bringup config errors naming netns resolve signals",
 }

@@ -13,6 +13,8 @@ import pytest
 
 from tests.kernel.conftest import snapshot
 from tests.support import POWERLESS, ROOT, run, shell
+from wgns_helpers import netns
+from wgns_helpers.errors import TryAgainError
 
 NETNS = Path("/run/netns")
 UNSHARED = ("unshare", "--net")
@@ -142,6 +144,58 @@ def test_where_the_host_cannot_be_told_it_refuses(unchanged: None) -> None:
     done = run("netns-up", "wg", before=("unshare", "--mount", "sh", "-c", hide, "sh"))
     assert done.returncode == 77
     assert "cannot tell whether this is the host's" in done.stderr
+
+
+def test_where_the_host_cannot_be_told_the_name_stays() -> None:
+    """With /proc/1 out of sight netns-down takes away no name but its own namespace's."""
+    run("netns-up", "wg").check_returncode()
+    before = snapshot()
+    hide = 'mount -t tmpfs tmpfs /proc/1; exec "$@"'
+    done = run("netns-down", "wg", before=("unshare", "--mount", "sh", "-c", hide, "sh"))
+    assert done.returncode == 1
+    assert "left alone" in done.stderr
+    assert snapshot() == before
+
+
+def test_as_pid_1_it_refuses() -> None:
+    """Under PrivatePIDs=true the program is PID 1 itself and would take its own namespace for the host's: refused."""
+    run("netns-up", "other").check_returncode()
+    before = snapshot()
+    alone = ("unshare", "--net", "--pid", "--fork", "--mount-proc", "--propagation", "slave")
+    done = run("netns-up", "wg", before=alone)
+    assert done.returncode == 77
+    assert "PrivatePIDs=false" in done.stderr
+    assert snapshot() == before
+
+
+def test_a_mount_that_cannot_be_seen_is_not_taken_away() -> None:
+    """Where the name is mounted outside only, as in a container that shares /run/netns, netns-down leaves it."""
+    run("netns-up", "other").check_returncode()
+    script = f"sleep 2; exec unshare --net {sys.executable} {ROOT}/bin/netns-down wg"
+    argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as blind:
+        time.sleep(0.5)
+        run("netns-up", "wg").check_returncode()
+        before = snapshot()
+        said = blind.communicate()[1]
+    assert blind.returncode == 1
+    assert "PrivateMounts=false" in said
+    assert snapshot() == before
+
+
+def test_the_folder_is_for_everybody() -> None:
+    """Under UMask=0077 of a unit /run/netns can still be read by all."""
+    shell("while umount /run/netns 2>/dev/null; do :; done; rm -rf /run/netns")
+    run("netns-up", "wg", before=("sh", "-c", 'umask 077; exec "$@"', "sh")).check_returncode()
+    assert NETNS.stat().st_mode & 0o777 == 0o755
+
+
+def test_the_lock_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever holds the lock for too long gets the program to end with 75."""
+    run("netns-up", "wg").check_returncode()
+    monkeypatch.setattr(netns, "_LOCK_PATIENCE", 0.05)
+    with netns.Lock(), pytest.raises(TryAgainError, match="has held the lock"), netns.Lock():
+        pass
 
 
 def test_private_mounts_are_refused() -> None:

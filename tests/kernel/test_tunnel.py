@@ -391,9 +391,13 @@ from wgns_helpers import cli, netlink
 calls, run = [], netlink.Socket.run
 def counting(socket, requests):
     calls.append(1)
-    if len(calls) == int(os.environ["AT"]):
+    at = len(calls) == int(os.environ["AT"])
+    if at:
         {act}
-    return run(socket, requests)
+    answers = run(socket, requests)
+    if at:
+        {late}
+    return answers
 netlink.Socket.run = counting
 cli.main("wg-up")
 """
@@ -407,7 +411,7 @@ def test_a_signal_between_any_two_steps_undoes_them(number: signal.Signals, prov
     before = snapshot()
     act = f"os.kill(os.getpid(), {int(number)})"
     for step in range(1, 20):
-        argv = [sys.executable, "-c", DRIVER.format(act=act)]
+        argv = [sys.executable, "-c", DRIVER.format(act=act, late="pass")]
         done = subprocess.run(
             argv,
             env={"AT": str(step), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
@@ -423,13 +427,15 @@ def test_a_signal_between_any_two_steps_undoes_them(number: signal.Signals, prov
     assert run("wg-down").returncode == 0
 
 
-def test_a_failure_at_any_exchange_undoes_the_others(provider: str) -> None:
-    """Each exchange with the kernel fails once with an error that cannot be provoked otherwise: nothing is left."""
+@pytest.mark.parametrize("when", ["act", "late"])
+def test_a_failure_at_any_exchange_undoes_the_others(when: str, provider: str) -> None:
+    """Each exchange with the kernel fails once, before it is sent or when its answer is lost: nothing stays."""
     write(provider)
     shell("ip netns add wg")
     before = snapshot()
     for step in range(1, 20):
-        argv = [sys.executable, "-c", DRIVER.format(act='raise OSError(12, "out of memory")')]
+        fault = {"act": "pass", "late": "pass", when: "raise netlink.system_error('lost', OSError(12, ''))"}
+        argv = [sys.executable, "-c", DRIVER.format(**fault)]
         done = subprocess.run(
             argv,
             env={"AT": str(step), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},

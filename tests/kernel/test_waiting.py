@@ -133,6 +133,34 @@ def test_a_full_disk_brings_the_former_file_back() -> None:
     shell("umount /etc/netns/wg")
 
 
+def test_an_empty_file_is_taken_over() -> None:
+    """What a crash can leave of the file does not keep the next wg-up from writing it."""
+    shell("mkdir -p /etc/netns/wg; touch /etc/netns/wg/resolv.conf")
+    confine.write_resolv_conf("wg", "wg", TUNNEL)
+    assert "nameserver 10.64.0.1" in FILE.read_text()
+
+
+def test_an_unchanged_file_is_not_written() -> None:
+    """With /etc read-only, a file that is right already is no failure."""
+    confine.write_resolv_conf("wg", "wg", TUNNEL)
+    shell("mount --bind /etc/netns /etc/netns; mount -o remount,bind,ro /etc/netns")
+    confine.write_resolv_conf("wg", "wg", TUNNEL)
+    with pytest.raises(Failure, match="read-only"):
+        confine.write_resolv_conf("wg", "wg", OTHER)
+    shell("umount /etc/netns")
+    assert "nameserver 10.64.0.1" in FILE.read_text()
+
+
+def test_a_folder_that_cannot_be_made_leaves_nothing(unchanged: None) -> None:
+    """When there is no room for the second folder, the first goes too."""
+    shell("mkdir /run/small; mount -t tmpfs -o nr_inodes=4 tmpfs /run/small; mkdir /run/small/etc")
+    shell("mount --bind /run/small/etc /etc")
+    with pytest.raises(Failure, match="no space left"):
+        confine.write_resolv_conf("wg", "wg", TUNNEL)
+    assert not list(Path("/etc").iterdir())
+    shell("umount /etc; umount /run/small; rmdir /run/small")
+
+
 def test_the_umask_does_not_matter(unchanged: None) -> None:
     """Under UMask=0077 of a unit the file can still be read by the service."""
     former = os.umask(0o077)
