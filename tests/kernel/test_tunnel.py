@@ -394,10 +394,11 @@ def counting(socket, requests):
     at = len(calls) == int(os.environ["AT"])
     if at:
         {act}
-    answers = run(socket, requests)
-    if at:
-        {late}
-    return answers
+    try:
+        return run(socket, requests)
+    finally:
+        if at:
+            {late}
 netlink.Socket.run = counting
 cli.main("wg-up")
 """
