@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import _socket
 
-from .errors import TryAgainError, warn
+from .errors import TryAgainError, shown, warn
 from .tunnel import Endpoint
 
 TYPE_CHECKING = False
@@ -35,8 +35,8 @@ def _resolved(endpoint: Endpoint) -> Endpoint:
         found = _socket.getaddrinfo(host, endpoint.port, 0, _socket.SOCK_DGRAM, _socket.IPPROTO_UDP)
     except _socket.gaierror as error:
         raise TryAgainError(
-            f'endpoint "{endpoint.host}" does not resolve: {str(error.args[-1]).lower()}',
-            f"getent ahosts {endpoint.host} asks the same; is the host online?",
+            f"endpoint {shown(endpoint.host)} does not resolve: {str(error.args[-1]).lower()}",
+            "getent ahosts with this name asks the same; is the host online?",
         ) from None
     family, _, _, _, address = found[0]  # the order of RFC 6724, as wg(8) takes it
     packed = _socket.inet_pton(family, str(address[0]).partition("%")[0])

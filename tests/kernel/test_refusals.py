@@ -330,6 +330,9 @@ def test_an_endpoint_that_does_not_resolve() -> None:
     done = run("wg-up", "--config", "-", input=replaced("127.0.0.1:", "vpn.example:"))
     assert done.returncode == 75
     assert 'endpoint "vpn.example" does not resolve' in done.stderr
+    in_place_of_a_name = run("wg-up", "--config", "-", input=replaced("127.0.0.1:", PUBLIC[:43] + ":"))
+    assert in_place_of_a_name.returncode == 75
+    assert "endpoint (not shown: it looks like a key)" in in_place_of_a_name.stderr
     assert snapshot() == before
 
 
