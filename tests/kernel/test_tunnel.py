@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.kernel.conftest import snapshot
-from tests.support import MINIMAL, PRESHARED, PRIVATE, PUBLIC, PUBLIC2, ROOT, run, shell
+from tests.support import MINIMAL, PRESHARED, PRIVATE, PUBLIC, PUBLIC2, ROOT, assert_no_key, run, shell
 
 pytestmark = pytest.mark.wireguard
 
@@ -404,6 +404,15 @@ cli.main("wg-up")
 """
 
 
+def wg_up_with_fault(step: int, act: str, late: str) -> subprocess.CompletedProcess[str]:
+    """Run wg-up with something that happens before, or after, its exchange number `step` with the kernel."""
+    argv = [sys.executable, "-c", DRIVER.format(act=act, late=late)]
+    environment = {"AT": str(step), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    done = subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert_no_key(done.stdout + done.stderr)
+    return done
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_between_any_two_steps_undoes_them(number: signal.Signals, provider: str) -> None:
     """Before each exchange with the kernel a signal arrives: wg-up dies of it, and everything is as before."""
@@ -412,14 +421,7 @@ def test_a_signal_between_any_two_steps_undoes_them(number: signal.Signals, prov
     before = snapshot()
     act = f"os.kill(os.getpid(), {int(number)})"
     for step in range(1, 20):
-        argv = [sys.executable, "-c", DRIVER.format(act=act, late="pass")]
-        done = subprocess.run(
-            argv,
-            env={"AT": str(step), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-            cwd=ROOT,
-            capture_output=True,
-            check=False,
-        )
+        done = wg_up_with_fault(step, act=act, late="pass")
         if done.returncode == 0:
             break
         assert done.returncode == -number, done.stderr
@@ -436,18 +438,11 @@ def test_a_failure_at_any_exchange_undoes_the_others(when: str, provider: str) -
     before = snapshot()
     for step in range(1, 20):
         fault = {"act": "pass", "late": "pass", when: "raise netlink.system_error('lost', OSError(12, ''))"}
-        argv = [sys.executable, "-c", DRIVER.format(**fault)]
-        done = subprocess.run(
-            argv,
-            env={"AT": str(step), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-            cwd=ROOT,
-            capture_output=True,
-            check=False,
-        )
+        done = wg_up_with_fault(step, **fault)
         if done.returncode == 0:
             break
         assert done.returncode == 1, done.stderr
-        assert b"Traceback" not in done.stderr
+        assert "Traceback" not in done.stderr
         assert snapshot() == before
     assert step > 4
     assert run("wg-down").returncode == 0
@@ -516,7 +511,7 @@ def test_a_scoped_endpoint(provider: str) -> None:
     )
 
 
-def test_a_large_file_of_keys_is_never_in_sight(provider: str) -> None:
+def test_no_key_is_in_sight_while_it_runs(provider: str) -> None:
     """While wg-up runs, no key is in its command line or environment."""
     key = next(line.split()[2] for line in provider.splitlines() if line.startswith("PrivateKey"))
     write(provider.replace("192.0.2.2:", "slow.example:"))
