@@ -6,17 +6,15 @@ import errno
 import fcntl
 import os
 import stat
-import time
 
-from . import signals
-from .errors import Failure, MissingError, PermissionRefusedError, TryAgainError, UsageError, say, shown, system_error
+from . import lock, signals
+from .errors import Failure, MissingError, PermissionRefusedError, UsageError, say, shown, system_error
 
 DIRECTORY = "/run/netns"
 
 _CLONE_NEWNET = 0x40000000  # sched.h
 _MS_BIND, _MS_REC, _MS_SHARED, _MNT_DETACH = 0x1000, 0x4000, 0x100000, 2  # sys/mount.h
 _NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
-_LOCK_PATIENCE = 10.0  # seconds; whoever holds the lock needs milliseconds
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.@+:")
 
 PRIVATE_MOUNTS_HINT = (
@@ -139,19 +137,7 @@ class Lock:
             raise system_error(DIRECTORY, error) from None
 
     def __enter__(self) -> None:
-        deadline = time.monotonic() + _LOCK_PATIENCE
-        while not self._taken():
-            signals.check()
-            if time.monotonic() > deadline:
-                raise TryAgainError(f"another program has held the lock of {DIRECTORY} for {_LOCK_PATIENCE:.0f} s")
-            time.sleep(0.005)
-
-    def _taken(self) -> bool:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+        lock.take(self._descriptor, DIRECTORY)
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)

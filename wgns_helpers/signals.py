@@ -1,6 +1,6 @@
 """SIGTERM, SIGINT and SIGHUP wait while the kernel is being changed, and are looked for between the steps.
 
-There are no handlers: a Python handler runs between any two instructions, so also between a change and the note that
+They have no handlers: a Python handler runs between any two instructions, so also between a change and the note that
 it was made. What is held back ends the process the usual way when it is released, with the status that the parent
 expects.
 """
@@ -12,6 +12,7 @@ from .errors import Failure
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
+    from collections.abc import Callable
 else:
     import _signal  # signal(7) without the enumerations: 3 ms less at every start
 
@@ -43,3 +44,27 @@ def check() -> None:
 def release() -> None:
     """Let the signals through; one that was waiting ends the process here."""
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _SIGNALS)
+
+
+class Watch:
+    """While a system call waits, looks every 0.3 s for a signal, and calls `look` with the number of times.
+
+    What is raised then ends the system call (PEP 475).
+    """
+
+    def __init__(self, look: Callable[[int], None]) -> None:
+        self._look, self._times, self._over = look, 0, False
+
+    def __enter__(self) -> None:
+        _signal.signal(_signal.SIGALRM, self._alarm)
+        _signal.setitimer(_signal.ITIMER_REAL, 0.3, 0.3)
+
+    def __exit__(self, *_: object) -> None:
+        self._over = True
+        _signal.setitimer(_signal.ITIMER_REAL, 0)
+
+    def _alarm(self, *_: object) -> None:
+        if not self._over:
+            self._times += 1
+            check()
+            self._look(self._times)

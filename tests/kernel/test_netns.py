@@ -13,7 +13,7 @@ import pytest
 
 from tests.kernel.conftest import snapshot
 from tests.support import POWERLESS, ROOT, run, shell
-from wgns_helpers import netns
+from wgns_helpers import lock, netns
 from wgns_helpers.errors import TryAgainError
 
 NETNS = Path("/run/netns")
@@ -193,8 +193,8 @@ def test_the_folder_is_for_everybody() -> None:
 def test_the_lock_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever holds the lock for too long gets the program to end with 75."""
     run("netns-up", "wg").check_returncode()
-    monkeypatch.setattr(netns, "_LOCK_PATIENCE", 0.05)
-    with netns.Lock(), pytest.raises(TryAgainError, match="has held the lock"), netns.Lock():
+    monkeypatch.setattr(lock, "_PATIENCE", 0.05)
+    with netns.Lock(), pytest.raises(TryAgainError, match="has had the lock"), netns.Lock():
         pass
 
 
