@@ -13,10 +13,10 @@ from wgns_helpers import bringup
 
 TYPE_CHECKING = False  # typing itself would cost what is measured here
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from wgns_helpers.netlink import Request, Socket
-    from wgns_helpers.tunnel import Tunnel
+    from wgns_helpers.peers import Update
 
 bringup.KIND = os.environ["STANDIN_KIND"]
 
@@ -34,8 +34,10 @@ def _patch_wireguard() -> None:
         except MissingError:
             return 0
 
-    def configure(family_number: int, index: int, tunnel: Tunnel) -> Iterator[Request]:
-        for request in encode(family_number, index, tunnel):
+    def configure(
+        family_number: int, index: int, settings: tuple[bytes | None, int | None, int | None], updates: Iterable[Update]
+    ) -> Iterator[Request]:
+        for request in encode(family_number, index, settings, updates):
             request.pack(1)
         return iter(())
 

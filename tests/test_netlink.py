@@ -16,7 +16,8 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from wgns_helpers import netlink, wireguard
-from wgns_helpers.tunnel import Endpoint, Network, Peer, Tunnel
+from wgns_helpers.peers import Update
+from wgns_helpers.tunnel import Endpoint, Network
 
 names = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_", min_size=1, max_size=15)
 indexes = st.integers(1, 2**31 - 1)
@@ -40,13 +41,17 @@ def endpoints(draw: st.DrawFn) -> Endpoint:
 
 
 @st.composite
-def peers(draw: st.DrawFn) -> Peer:
-    """A peer with any of its settings."""
-    return Peer(
+def updates(draw: st.DrawFn) -> Update:
+    """A change of a peer with any of its settings."""
+    return Update(
+        "peer",
         public_key=draw(keys),
-        preshared_key=draw(st.one_of(st.just(b""), keys)),
+        known=draw(st.booleans()),
+        remove=draw(st.booleans()),
+        replace=draw(st.booleans()),
+        preshared_key=draw(st.one_of(st.none(), st.just(b""), keys)),
         endpoint=draw(st.one_of(st.none(), endpoints())),
-        keepalive=draw(st.integers(0, 65535)),
+        keepalive=draw(st.one_of(st.none(), st.integers(0, 65535))),
         allowed_ips=tuple(draw(st.lists(networks(), max_size=5))),
     )
 
@@ -80,18 +85,29 @@ class NamespaceByDescriptor(ifinfmsg):  # type: ignore[misc]
     nla_map = tuple((name, "uint32" if name == "IFLA_NET_NS_FD" else kind) for name, kind in ifinfmsg.nla_map)
 
 
-@given(indexes, st.integers(68, 65535), st.integers(1, 2**32 - 1))
-def test_set_link_up(index: int, mtu: int, sequence: int) -> None:
-    """Bringing the link up, with its MTU."""
-    ours = netlink.set_link_up(index, mtu).pack(sequence)
-    attributes = [["IFLA_MTU", mtu]]
-    assert ours == theirs(ifinfmsg(), 16, 0x5, sequence, attributes, index=index, flags=1, change=1)
-
-
-@given(indexes)
-def test_set_link_up_without_mtu(index: int) -> None:
-    """Bringing lo up."""
-    assert netlink.set_link_up(index).pack(7) == theirs(ifinfmsg(), 16, 0x5, 7, [], index=index, flags=1, change=1)
+@given(
+    indexes,
+    st.sampled_from([None, True, False]),
+    st.one_of(st.just(0), st.integers(68, 65535)),
+    st.one_of(st.none(), st.text("abc 0123", max_size=255)),
+    st.booleans(),
+)
+def test_set_link(index: int, up: bool | None, mtu: int, alias: str | None, promote: bool) -> None:
+    """Changing a link: only what is given is in the message."""
+    ours = netlink.set_link(index, up=up, mtu=mtu, alias=alias, promote=promote).pack(7)
+    attributes: list[list[Any]] = [["IFLA_MTU", mtu]] if mtu else []
+    message = ifinfmsg()
+    message["attrs"] = attributes
+    change = 0 if up is None else 1
+    expected = theirs(message, 16, 0x5, 7, attributes, index=index, flags=1 if up else 0, change=change)
+    # pyroute2 ends an alias with a NUL byte, and it only reads IFLA_INET_CONF: these two are compared by hand
+    rest = ours[len(expected) :]
+    assert ours[16 : len(expected)] == expected[16:]
+    assert struct.unpack_from("=I", ours)[0] == len(ours)
+    wanted = b"" if alias is None else struct.pack("=HH", 4 + len(alias), 20) + alias.encode()
+    wanted += b"\0" * (-len(wanted) % 4)
+    wanted += struct.pack("=8H2H", 20, 26, 16, 2, 12, 1, 8, 20, 1, 0) if promote else b""
+    assert rest == wanted
 
 
 @given(indexes)
@@ -100,20 +116,20 @@ def test_delete_link(index: int) -> None:
     assert netlink.delete_link(index).pack(1) == theirs(ifinfmsg(), 17, 0x5, 1, [], index=index)
 
 
-@given(indexes, networks())
-def test_add_address(index: int, network: Network) -> None:
-    """Giving the link an address."""
+@given(indexes, networks(), st.booleans())
+def test_address(index: int, network: Network, remove: bool) -> None:
+    """Giving the link an address, and taking it away."""
     text = socket.inet_ntop(network.family, network.address)
     attributes = [["IFA_LOCAL", text], ["IFA_ADDRESS", text]]
-    ours = netlink.add_address(index, network.family, network.address, network.prefix).pack(3)
-    assert ours == theirs(
-        ifaddrmsg(), 20, 0x605, 3, attributes, family=network.family, prefixlen=network.prefix, index=index
-    )
+    ours = netlink.address(index, *network, remove=remove).pack(3)
+    kind, flags = (21, 0x5) if remove else (20, 0x605)
+    fields = {"family": network.family, "prefixlen": network.prefix, "index": index}
+    assert ours == theirs(ifaddrmsg(), kind, flags, 3, attributes, **fields)
 
 
-@given(indexes, networks(), st.integers(1, 2**32 - 1))
-def test_add_route(index: int, network: Network, table: int) -> None:
-    """A route by the link, in any table, with our protocol number."""
+@given(indexes, networks(), st.integers(1, 2**32 - 1), st.booleans())
+def test_route(index: int, network: Network, table: int, remove: bool) -> None:
+    """A route by the link, in any table, with our protocol number; and its removal, which has that number too."""
     ipv4 = network.family == socket.AF_INET
     attributes: list[list[Any]] = []
     if network.prefix:
@@ -129,22 +145,23 @@ def test_add_route(index: int, network: Network, table: int) -> None:
         "scope": 253 if ipv4 else 0,
         "type": 1,
     }
-    ours = netlink.add_route(index, network.family, network.address, network.prefix, table).pack(9)
-    assert ours == theirs(rtmsg(), 24, 0x605, 9, attributes, **fields)
+    ours = netlink.route(index, *network, table, remove=remove).pack(9)
+    kind, flags = (25, 0x5) if remove else (24, 0x605)
+    assert ours == theirs(rtmsg(), kind, flags, 9, attributes, **fields)
 
 
-def their_peer(peer: Peer) -> dict[str, Any]:
-    """A peer as pyroute2 wants it."""
+def their_peer(peer: Update) -> dict[str, Any]:
+    """A change of a peer as pyroute2 wants it."""
     attributes: list[list[Any]] = [
         ["WGPEER_A_PUBLIC_KEY", base64.b64encode(peer.public_key)],
-        ["WGPEER_A_FLAGS", 2],
+        ["WGPEER_A_FLAGS", 1 * peer.remove | 2 * peer.replace | 4 * peer.known],
     ]
-    if peer.preshared_key:
-        attributes.append(["WGPEER_A_PRESHARED_KEY", base64.b64encode(peer.preshared_key)])
+    if peer.preshared_key is not None:
+        attributes.append(["WGPEER_A_PRESHARED_KEY", base64.b64encode(peer.preshared_key or bytes(32))])
     if peer.endpoint:
         endpoint = {"family": peer.endpoint.family, "addr": peer.endpoint.host, "port": peer.endpoint.port}
         attributes.append(["WGPEER_A_ENDPOINT", endpoint])
-    if peer.keepalive:
+    if peer.keepalive is not None:
         attributes.append(["WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL", peer.keepalive])
     allowed = [
         {
@@ -156,24 +173,31 @@ def their_peer(peer: Peer) -> dict[str, Any]:
         }
         for network in peer.allowed_ips
     ]
-    attributes.append(["WGPEER_A_ALLOWEDIPS", allowed])
+    if allowed:
+        attributes.append(["WGPEER_A_ALLOWEDIPS", allowed])
     return {"attrs": attributes}
 
 
-@given(keys, st.integers(0, 65535), st.integers(0, 2**32 - 1), st.lists(peers(), max_size=4))
-def test_configure(private_key: bytes, port: int, mark: int, several: list[Peer]) -> None:
-    """The generic-netlink request with keys, port, mark and peers."""
-    tunnel = Tunnel(private_key, listen_port=port, fwmark=mark, peers=tuple(several))
-    (request,) = wireguard.configure(29, 5, tunnel)
-    attributes = [
-        ["WGDEVICE_A_IFINDEX", 5],
-        ["WGDEVICE_A_PRIVATE_KEY", base64.b64encode(tunnel.private_key)],
-        ["WGDEVICE_A_FLAGS", 1],
-        ["WGDEVICE_A_LISTEN_PORT", tunnel.listen_port],
-        ["WGDEVICE_A_FWMARK", tunnel.fwmark],
-        ["WGDEVICE_A_PEERS", [their_peer(peer) for peer in tunnel.peers]],
-    ]
-    assert request.pack(2) == theirs(wgmsg(), 29, 0x5, 2, attributes, cmd=1, version=1)
+@given(
+    st.one_of(st.none(), st.just(b""), keys),
+    st.one_of(st.none(), st.integers(0, 65535)),
+    st.one_of(st.none(), st.integers(0, 2**32 - 1)),
+    st.lists(updates(), max_size=4),
+)
+def test_configure(private_key: bytes | None, port: int | None, mark: int | None, several: list[Update]) -> None:
+    """The generic-netlink request with what changes of key, port, mark and peers; none where nothing does."""
+    requests = list(wireguard.configure(29, 5, (private_key, port, mark), several))
+    attributes: list[list[Any]] = [["WGDEVICE_A_IFINDEX", 5]]
+    if private_key is not None:
+        attributes.append(["WGDEVICE_A_PRIVATE_KEY", base64.b64encode(private_key or bytes(32))])
+    if port is not None:
+        attributes.append(["WGDEVICE_A_LISTEN_PORT", port])
+    if mark is not None:
+        attributes.append(["WGDEVICE_A_FWMARK", mark])
+    if several:
+        attributes.append(["WGDEVICE_A_PEERS", [their_peer(peer) for peer in several]])
+    expected = [theirs(wgmsg(), 29, 0x5, 2, attributes, cmd=1, version=1)] if len(attributes) > 1 else []
+    assert [request.pack(2) for request in requests] == expected
 
 
 @given(st.integers(0, 5000), st.integers(0, 5000))
@@ -183,15 +207,13 @@ def test_long_lists_go_on_in_further_messages(peer_count: int, network_count: in
     def network(number: int) -> Network:
         return Network(socket.AF_INET6, number.to_bytes(16, "big"), 128)
 
-    many = Peer(b"m" * 32, allowed_ips=tuple(network(number) for number in range(network_count)))
-    others = tuple(Peer(number.to_bytes(32, "big"), keepalive=1) for number in range(peer_count))
-    tunnel = Tunnel(b"p" * 32, peers=(many, *others))
+    many = Update("many", b"m" * 32, replace=True, allowed_ips=tuple(map(network, range(network_count))))
+    several = [many, *(Update("", number.to_bytes(32, "big"), keepalive=1) for number in range(peer_count))]
     found_peers: list[bytes] = []
     found_networks: list[bytes] = []
-    for position, request in enumerate(wireguard.configure(29, 5, tunnel)):
+    for position, request in enumerate(wireguard.configure(29, 5, (b"p" * 32, None, None), several)):
         outer = netlink.attributes(request.body, 4)
-        assert (3 in outer) == (position == 0)  # the private key and the flag that replaces: only in the first
-        assert (5 in outer) == (position == 0)
+        assert (3 in outer) == (position == 0)  # the private key: only in the first
         for peer in each(outer[8]):
             inner = netlink.attributes(peer)
             if 3 in inner:
@@ -199,7 +221,7 @@ def test_long_lists_go_on_in_further_messages(peer_count: int, network_count: in
             else:
                 assert inner[1] == many.public_key == found_peers[-1]
             found_networks += [netlink.attributes(allowed)[2] for allowed in each(inner.get(9, b""))]
-    assert found_peers == [peer.public_key for peer in tunnel.peers]
+    assert found_peers == [peer.public_key for peer in several]
     assert found_networks == [network.address for network in many.allowed_ips]
 
 

@@ -6,13 +6,13 @@ import errno
 import os
 from _socket import if_nameindex
 
-from . import confine, netlink, netns, signals, wireguard
+from . import confine, converge, lock, netlink, netns, signals, state, wireguard
 from .errors import Failure, MissingError, PermissionRefusedError, UsageError, say, shown, warn
-from .resolve import path_mtu
+from .resolve import path_mtu, resolve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
     from .tunnel import Tunnel
 
@@ -31,31 +31,40 @@ def checked_link(name: str) -> str:
     return name
 
 
-def up(link: str, namespace: str, tunnel: Tunnel) -> None:
-    """Make the WireGuard link `link` inside the namespace `namespace`; its UDP socket stays in the caller's.
+def up(link: str, namespace: str, load: Callable[[], Tunnel]) -> None:
+    """Make the WireGuard link `link` inside the namespace `namespace` as `load` says; its UDP socket stays outside.
 
-    The endpoints are resolved. Whatever fails, the link that this run made is deleted, and addresses, routes and peers
-    with it; nothing else is touched. Raises `Failure`.
+    `load` gives the tunnel with its endpoints resolved. It is called with the namespace's lock held, so that of several
+    runs the last one goes by what stands in the configuration last. A link that is there is changed where it differs;
+    whatever fails, what this run changed is undone, and nothing else is touched. Raises `Failure`.
     """
-    mtu = path_mtu(tunnel)
-    descriptor = netns.open_namespace(namespace)
+    try:
+        descriptor = netns.open_namespace(namespace)
+    except MissingError:
+        load()  # what is wrong with the configuration is said first
+        raise
     status = os.fstat(descriptor)
     if (status.st_dev, status.st_ino) == netns.own():
         raise PermissionRefusedError(
             f'wg-up runs inside the network namespace "{namespace}": the tunnel would have no way out',
             "run it in the host's network namespace",
         )
+    lock.take(descriptor, f'namespace "{namespace}"')
+    tunnel = load()
+    mtu = path_mtu(tunnel)
     taken = {index for index, _ in if_nameindex()}
     signals.hold()
     with netlink.Socket() as outside:
         netns.enter(descriptor)
-        with netlink.Socket() as inside:
-            _check_free(inside, link, namespace)
-            if not _has_ipv6():
-                tunnel = _without_ipv6(tunnel, namespace)
+        with netlink.Socket() as inside, netlink.Socket(netlink.NETLINK_GENERIC) as generic:
+            tunnel = _possible(tunnel, namespace)
+            existing = _existing(inside, link, namespace)
+            if existing:
+                _change(converge.Change(inside, generic, link, existing), (link, namespace), tunnel, mtu)
+                return
             index = _create(outside, inside, (link, namespace), descriptor, taken)
             try:
-                _configure(inside, index, tunnel, mtu)
+                _configure(inside, generic, index, (tunnel, mtu))
                 signals.check()
                 confine.write_resolv_conf(namespace, link, tunnel)
             except BaseException:
@@ -64,20 +73,28 @@ def up(link: str, namespace: str, tunnel: Tunnel) -> None:
     say(f'"{link}" is up in namespace "{namespace}": {len(tunnel.peers)} peer(s), mtu {mtu}')
 
 
-def _existing(socket: netlink.Socket, link: str, namespace: str) -> netlink.Link | None:
-    """The WireGuard link of that name, if there is one; `Failure` for a link of another kind."""
-    existing = netlink.read_link(socket, link)
-    if existing and existing.kind != KIND:
+def _change(change: converge.Change, names: tuple[str, str], tunnel: Tunnel, mtu: int) -> None:
+    link, namespace = names
+    try:
+        done = change.make(tunnel, mtu)
+        signals.check()
+        done += confine.write_resolv_conf(namespace, link, tunnel)
+    except BaseException:
+        change.undo()
+        raise
+    as_configured = f'"{link}" in namespace "{namespace}" is as configured'
+    say(f"{as_configured} now: {converge.listed(done)}" if done else f"{as_configured}: nothing to change")
+
+
+def _existing(socket: netlink.Socket, link: str, namespace: str) -> int:
+    """The index of the WireGuard link of that name, 0 where there is none; `Failure` for a link of another kind."""
+    index, kind, _ = netlink.read_link(socket, link) or (0, KIND, 0)
+    if kind != KIND:
         raise Failure(
-            f'namespace "{namespace}" has a link "{link}" that is not WireGuard but {existing.kind or "hardware"}',
+            f'namespace "{namespace}" has a link "{link}" that is not WireGuard but {kind or "hardware"}',
             "it was made by somebody else and is left alone",
         )
-    return existing
-
-
-def _check_free(inside: netlink.Socket, link: str, namespace: str) -> None:
-    if _existing(inside, link, namespace):
-        raise Failure(f'the tunnel "{link}" is up already in namespace "{namespace}"', f"wg-down {link} takes it down")
+    return index
 
 
 def _create(
@@ -97,11 +114,12 @@ def _create(
                 raise wireguard.no_wireguard() from None
             if error.errno not in (errno.EEXIST, errno.EBUSY):
                 raise
-            _check_free(inside, link, namespace)
+            if _existing(inside, link, namespace):
+                raise Failure(f'somebody else has just made "{link}" in namespace "{namespace}"') from None
             refused = error
         except Failure:
             made = netlink.read_link(inside, link)
-            if made and made.index == index:  # the kernel's answer got lost, not the request
+            if made and made[0] == index:  # the kernel's answer got lost, not the request
                 _delete(inside, index, link)
             raise
         else:
@@ -109,23 +127,12 @@ def _create(
     raise refused
 
 
-def _configure(inside: netlink.Socket, index: int, tunnel: Tunnel, mtu: int) -> None:
-    with netlink.Socket(netlink.NETLINK_GENERIC) as generic:
-        family = wireguard.family(generic)
-        for request in wireguard.configure(family, index, tunnel):
-            signals.check()
-            generic.run([request])
-    signals.check()
-    inside.run(_requests(index, tunnel, mtu))
-
-
-def _requests(index: int, tunnel: Tunnel, mtu: int) -> Iterator[netlink.Request]:
-    """What follows keys and peers, in this order."""
-    for address in tunnel.addresses:
-        yield netlink.add_address(index, address.family, address.address, address.prefix)
-    yield netlink.set_link_up(index, mtu)
-    for route in tunnel.routes():
-        yield netlink.add_route(index, route.family, route.address, route.prefix, tunnel.table)
+def _configure(inside: netlink.Socket, generic: netlink.Socket, index: int, wanted: tuple[Tunnel, int]) -> None:
+    """Give the new link all that it is to have."""
+    tunnel, mtu = wanted
+    family = wireguard.family(generic)
+    new = converge.changes(index, family, state.State(), state.wanted(tunnel, mtu), converge.names(tunnel))
+    converge.apply(inside, generic, new)
 
 
 def _delete(inside: netlink.Socket, index: int, link: str) -> None:
@@ -144,8 +151,9 @@ def _has_ipv6() -> bool:
         return os.path.exists("/proc/self/net/if_inet6")  # /proc/sys can be hidden (ProcSubset=)
 
 
-def _without_ipv6(tunnel: Tunnel, namespace: str) -> Tunnel:
-    less = tunnel.without_ipv6()
+def _possible(tunnel: Tunnel, namespace: str) -> Tunnel:
+    """What of the tunnel this process's network namespace can have: without IPv6 less, with a warning."""
+    less = tunnel if _has_ipv6() else tunnel.without_ipv6()
     if less != tunnel:
         warn(
             f'namespace "{namespace}" has no IPv6: addresses, allowed IPs and name servers of IPv6 are left out',
@@ -154,22 +162,35 @@ def _without_ipv6(tunnel: Tunnel, namespace: str) -> Tunnel:
     return less
 
 
-def plan(link: str, namespace: str, tunnel: Tunnel) -> Iterator[str]:
-    """The steps of `up` in words, for --dry-run; without keys, and with nothing resolved."""
-    yield f'{netlink.create_link(link, KIND, 0, 0).what} in namespace "{namespace}", its UDP socket in this one'
-    mark = hex(tunnel.fwmark) if tunnel.fwmark else "off"
-    yield f"private key (not shown), listen port {tunnel.listen_port or 'any'}, fwmark {mark}"
-    for number, peer in enumerate(tunnel.peers, 1):
-        allowed = ", ".join(map(str, peer.allowed_ips)) or "none"
-        yield (
-            f"peer {number}: endpoint {peer.endpoint or 'none'}, allowed IPs {allowed}, persistent keepalive "
-            f"{peer.keepalive or 'off'}, preshared key {'yes' if peer.preshared_key else 'no'}"
-        )
-    for request in _requests(0, tunnel, tunnel.mtu):
-        yield request.what + ("" if tunnel.mtu or request.what != "up" else ", mtu from the route to the endpoint")
-    if tunnel.dns:
-        search = f", search {' '.join(tunnel.search)}" if tunnel.search else ""
-        yield f"{confine.DIRECTORY}/{namespace}/resolv.conf: name servers {', '.join(tunnel.dns)}{search}"
+def plan(link: str, namespace: str, tunnel: Tunnel) -> list[str]:
+    """What `up` would do, in words and without keys, for --dry-run.
+
+    Only for a tunnel that is there, since only that is compared, host names are resolved. Raises `Failure`.
+    """
+    here = os.open("/proc/self/ns/net", os.O_RDONLY)
+    try:
+        descriptor = netns.open_namespace(namespace)
+        netns.enter(descriptor)
+        with netlink.Socket() as inside:
+            existing = _existing(inside, link, namespace)
+    except MissingError:
+        existing = 0
+    except PermissionRefusedError as error:
+        existing = 0
+        warn(f"{error}: these are the steps for a tunnel that is not there yet", "root sees what is there")
+    if existing:
+        netns.enter(here)
+        tunnel = resolve(tunnel)
+        mtu = path_mtu(tunnel)
+        netns.enter(descriptor)
+        with netlink.Socket() as inside, netlink.Socket(netlink.NETLINK_GENERIC) as generic:
+            tunnel = _possible(tunnel, namespace)
+            steps = converge.Change(inside, generic, link, existing).pending(tunnel, mtu)
+    else:
+        steps = [f'{netlink.create_link(link, KIND, 0, 0).what} in namespace "{namespace}", its UDP socket in this one']
+        steps += converge.planned(tunnel)
+    steps += confine.write_resolv_conf(namespace, link, tunnel, dry=True)
+    return steps or [f'"{link}" in namespace "{namespace}" is as configured: nothing to change']
 
 
 def down(link: str, namespace: str) -> None:
@@ -183,12 +204,13 @@ def down(link: str, namespace: str) -> None:
     except MissingError as error:
         say(f"nothing to take down: {error}")
     else:
+        lock.take(descriptor, f'namespace "{namespace}"')
         if os.fstat(descriptor).st_ino != netns.own()[1]:
             netns.enter(descriptor)
         with netlink.Socket() as socket:
             existing = _existing(socket, link, namespace)
             if existing:
-                socket.run([netlink.delete_link(existing.index)])
+                socket.run([netlink.delete_link(existing)])
                 say(f'"{link}" is gone from namespace "{namespace}"')
             else:
                 say(f'there is no "{link}" in namespace "{namespace}"')

@@ -9,6 +9,10 @@ from . import __version__, signals
 from .errors import ERROR, Failure, UsageError, say, shown, system_error
 from .netns import checked_name
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .tunnel import Tunnel
+
 _NAME = "NAME: at most 255 letters, digits and _ - . @ + : (a slash is read as a dash, so that %I of a unit works)"
 _CODES = """exit codes: 0 done, 1 the system refused, 2 usage, 69 something is missing, 75 try again, 77 not permitted,
 78 configuration
@@ -23,11 +27,13 @@ Takes the name of a network namespace away.
 {_NAME}
 {_CODES}""",
     "wg-up": f"""usage: wg-up [NAME] [--netns NAMESPACE] [--config FILE|-] [--private-key FILE] [--dry-run]
-Makes the WireGuard interface NAME (default: wg) inside the network namespace of that name, as a wg-quick(8) file says.
+Makes the WireGuard interface NAME (default: wg) inside the network namespace of that name, as a wg-quick(8) file says;
+one that is there is changed where it differs, and its sessions go on.
   --netns NAMESPACE   another network namespace than NAME
   --config FILE       another file than /etc/wireguard/NAME.conf; - is standard input
   --private-key FILE  the private key, instead of the one that the configuration names
-  --dry-run           check the configuration and print the steps; needs no root, resolves and changes nothing
+  --dry-run           check the configuration and print what would be done; changes nothing, and needs no root where
+                      there is no tunnel yet
 {_CODES}""",
     "wg-down": f"""usage: wg-down [NAME] [--netns NAMESPACE]
 Removes the WireGuard interface NAME (default: wg) from the network namespace of that name, and wg-up's resolv.conf.
@@ -85,11 +91,13 @@ def _wg(program: str, name: str, options: dict[str, str]) -> None:
         return
     from . import config, resolve
 
-    tunnel = config.load(options.get("--config", f"/etc/wireguard/{link}.conf"), options.get("--private-key", ""))
+    def load() -> Tunnel:
+        return config.load(options.get("--config", f"/etc/wireguard/{link}.conf"), options.get("--private-key", ""))
+
     if "--dry-run" in options:
-        _print("".join(f"{step}\n" for step in bringup.plan(link, namespace, tunnel)))
+        _print("".join(f"{step}\n" for step in bringup.plan(link, namespace, load())))
     else:
-        bringup.up(link, namespace, resolve.resolve(tunnel))
+        bringup.up(link, namespace, lambda: resolve.resolve(load()))
 
 
 def _failure(error: Exception) -> Failure:

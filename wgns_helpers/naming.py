@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from _socket import if_nameindex
 
 from . import netlink, netns, signals
 from .errors import Failure, PermissionRefusedError, say, warn
@@ -45,10 +46,10 @@ def _attach(name: str, *, new: bool) -> None:
     if new:
         netns.enter_new()
         with netlink.Socket() as socket:
-            socket.run([netlink.set_link_up(_LOOPBACK)])
+            socket.run([netlink.set_link(_LOOPBACK, up=True)])
     else:
         with netlink.Socket() as socket:
-            links = netlink.links_up(socket)
+            links = _links_up(socket)
         if links:
             raise PermissionRefusedError(
                 f"this network namespace has links that are up ({', '.join(links)}): is it somebody's way out?",
@@ -103,6 +104,16 @@ def _links(name: str, pinned: netns.Identity) -> list[str]:
             descriptor = netns.open_namespace(name)
             netns.enter(descriptor)
         with netlink.Socket() as socket:
-            return netlink.links_up(socket)
+            return _links_up(socket)
     except Failure:
         return []  # may not be looked at
+
+
+def _links_up(socket: netlink.Socket) -> list[str]:
+    """The links besides lo that are up. The socket has to be in the process's own network namespace."""
+    found = []
+    for _, name in if_nameindex():
+        link = netlink.read_link(socket, name) if name != "lo" else None
+        if link and link[2] & netlink.IFF_UP:
+            found.append(name)
+    return found

@@ -1,4 +1,4 @@
-"""rtnetlink(7) requests, packed by hand: one link read; link, address and route written.
+"""rtnetlink(7) requests, packed by hand: one link read; link, address and route written and deleted.
 
 pyroute2 has all of them, but importing it costs 200 to 300 ms and 32 MiB at every start; the tests hold each message
 here byte for byte against pyroute2's. Numbers and layouts are those of linux/netlink.h, rtnetlink.h, if_link.h and
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NETLINK_ROUTE, NETLINK_GENERIC = 0, 16
 REQUEST, ACK, EXCL, CREATE = 0x1, 0x4, 0x200, 0x400
 NESTED = 0x8000
-RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_NEWADDR, RTM_NEWROUTE = 16, 17, 18, 20, 24
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_NEWADDR, RTM_DELADDR, RTM_NEWROUTE, RTM_DELROUTE = 16, 17, 18, 20, 21, 24, 25
 IFF_UP = 1
 RT_TABLE_MAIN = 254
 
@@ -35,20 +35,14 @@ _HEADER = Struct("=IHHII")
 _BATCH = 64  # requests in one datagram; the answers to all of them must fit into the receive buffer (208 KiB)
 
 
-class Link:
-    """What matters of a link: its index, its kind ("" for lo and hardware), its flags (IFF_UP)."""
-
-    def __init__(self, index: int, kind: str, flags: int) -> None:
-        self.index, self.kind, self.flags = index, kind, flags
-
-
 class Request:
-    """A message to the kernel, and in words what it is for (it is what --dry-run prints)."""
+    """A message to the kernel, and in words what it is for: for errors, and step by step for --dry-run."""
 
-    __slots__ = ("body", "flags", "kind", "what")
+    __slots__ = ("body", "flags", "kind", "steps", "what")
 
-    def __init__(self, what: str, kind: int, body: bytes, flags: int = 0) -> None:
+    def __init__(self, what: str, kind: int, body: bytes, flags: int = 0, steps: list[object] | None = None) -> None:
         self.what, self.kind, self.body, self.flags = what, kind, body, flags
+        self.steps: list[object] = steps or [what]
 
     def pack(self, sequence: int) -> bytes:
         """The message with its header; `sequence` numbers the request, the kernel's answer carries it."""
@@ -176,8 +170,8 @@ def _name_attribute(name: str) -> bytes:
     return attribute(3, os.fsencode(name) + b"\0")  # IFLA_IFNAME
 
 
-def read_link(socket: Socket, name: str) -> Link | None:
-    """The link `name` of the socket's namespace, None where there is none."""
+def read_link(socket: Socket, name: str) -> tuple[int, str, int] | None:
+    """Index, kind ("" for lo and hardware) and flags (IFF_UP) of the link `name` of the socket's namespace, if any."""
     request = Request(f'link "{name}"', RTM_GETLINK, _link_message(payload=_name_attribute(name)))
     try:
         (answer,) = socket.run([request])
@@ -187,17 +181,7 @@ def read_link(socket: Socket, name: str) -> Link | None:
         raise
     _, _, index, flags, _ = unpack_from("=BxHiII", answer)
     information = attributes(attributes(answer, 16).get(18, b""))  # IFLA_LINKINFO, IFLA_INFO_KIND
-    return Link(index, information.get(1, b"").rstrip(b"\0").decode(), flags)
-
-
-def links_up(socket: Socket) -> list[str]:
-    """The links besides lo that are up. The socket has to be in the process's own network namespace."""
-    found = []
-    for _, name in _socket.if_nameindex():
-        link = read_link(socket, name) if name != "lo" else None
-        if link and link.flags & IFF_UP:
-            found.append(name)
-    return found
+    return index, information.get(1, b"").rstrip(b"\0").decode(), flags
 
 
 def create_link(name: str, kind: str, index: int, namespace: int) -> Request:
@@ -214,10 +198,21 @@ def create_link(name: str, kind: str, index: int, namespace: int) -> Request:
     return Request(f'link "{name}", {kind}', RTM_NEWLINK, _link_message(index, payload=payload), CREATE | EXCL)
 
 
-def set_link_up(index: int, mtu: int = 0) -> Request:
-    """Bring a link up, with an MTU in bytes unless it is 0."""
+def set_link(
+    index: int, *, up: bool | None = None, mtu: int = 0, alias: str | None = None, promote: bool = False
+) -> Request:
+    """Bring a link up or down, give it an MTU in bytes, an alias of at most 255; what is not given stays.
+
+    With `promote`, an IPv4 address that is removed does not take those along that were added after it in its network.
+    """
     payload = attribute(4, pack("=I", mtu)) if mtu else b""  # IFLA_MTU
-    return Request(f"mtu {mtu}, up" if mtu else "up", RTM_NEWLINK, _link_message(index, IFF_UP, IFF_UP, payload))
+    payload += attribute(20, alias.encode()) if alias is not None else b""  # IFLA_IFALIAS
+    if promote:  # IFLA_AF_SPEC, AF_INET, IFLA_INET_CONF, IPV4_DEVCONF_PROMOTE_SECONDARIES
+        payload += attribute(26, attribute(2, attribute(1, attribute(20, pack("=I", 1)))))
+    said = [f"mtu {mtu}"] * bool(mtu) + ["up" if up else "down"] * (up is not None)
+    said = said or [f'alias "{alias}"' if alias is not None else "promote secondary addresses"]
+    body = _link_message(index, IFF_UP if up else 0, 0 if up is None else IFF_UP, payload)
+    return Request(", ".join(said), RTM_NEWLINK, body)
 
 
 def delete_link(index: int) -> Request:
@@ -225,21 +220,22 @@ def delete_link(index: int) -> Request:
     return Request("delete the link", RTM_DELLINK, _link_message(index))
 
 
-def add_address(index: int, family: int, address: bytes, prefix: int) -> Request:
-    """Give a link an address in network byte order with `prefix` bits of network."""
+def address(index: int, family: int, address: bytes, prefix: int, *, remove: bool = False) -> Request:
+    """Give a link an address in network byte order with `prefix` bits of network; or take it away."""
     body = (
         pack("=BBBBI", family, prefix, 0, 0, index) + attribute(2, address) + attribute(1, address)
-    )  # IFA_LOCAL, IFA_ADDRESS
-    return Request(f"address {_socket.inet_ntop(family, address)}/{prefix}", RTM_NEWADDR, body, CREATE | EXCL)
+    )  # _LOCAL, _ADDRESS
+    what = f"address {_socket.inet_ntop(family, address)}/{prefix}"
+    return Request(f"remove {what}", RTM_DELADDR, body) if remove else Request(what, RTM_NEWADDR, body, CREATE | EXCL)
 
 
-def add_route(index: int, family: int, network: bytes, prefix: int, table: int) -> Request:
-    """A route to a network by a link, in table 1 to 4,294,967,295."""
+def route(index: int, family: int, network: bytes, prefix: int, table: int, *, remove: bool = False) -> Request:
+    """A route of ours to a network by a link, in table 1 to 4,294,967,295; or its removal, which takes only ours."""
     scope = 253 if family == _socket.AF_INET else 0  # RT_SCOPE_LINK, as ip-route(8) for a route without a gateway
     body = pack("=8BI", family, prefix, 0, 0, table if table < 256 else 0, ROUTE_PROTOCOL, scope, 1, 0)  # RTN_UNICAST
     body += attribute(1, network) if prefix else b""  # RTA_DST
     body += attribute(4, pack("=I", index))  # RTA_OIF
     body += attribute(15, pack("=I", table)) if table > 255 else b""  # RTA_TABLE
     target = f"{_socket.inet_ntop(family, network)}/{prefix}" if prefix else f"default (IPv{4 if scope else 6})"
-    where = "" if table == RT_TABLE_MAIN else f" in table {table}"
-    return Request(f"route {target}{where}", RTM_NEWROUTE, body, CREATE | EXCL)
+    what = f"route {target}" + ("" if table == RT_TABLE_MAIN else f" in table {table}")
+    return Request(f"remove {what}", RTM_DELROUTE, body) if remove else Request(what, RTM_NEWROUTE, body, CREATE | EXCL)

@@ -8,7 +8,7 @@ from _struct import pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NamedTuple
+    from typing import NamedTuple as NamedTuple  # noqa: PLC0414  (for state.py)
 else:
     # ruff: noqa: ANN002, ANN003, ANN202, ANN204, D102  (type checkers look at the other branch)
     class NamedTuple(tuple):

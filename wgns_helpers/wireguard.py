@@ -12,12 +12,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from .tunnel import Network, Peer, Tunnel
+    from .peers import Update
+    from .tunnel import Network
 
 _GENL_ID_CTRL, _CTRL_CMD_GETFAMILY = 16, 3
 _WG_CMD_SET_DEVICE = 1
-_REPLACE_PEERS, _REPLACE_ALLOWED_IPS = 1, 2
+_REMOVE_ME, _REPLACE_ALLOWED_IPS, _UPDATE_ONLY = 1, 2, 4  # enum wgpeer_flag
 _ROOM = 60000  # bytes of peers in one message; an attribute holds 65,535
+_STEP = 1500  # allowed IPs in one message, at most 36 bytes each
 
 
 def no_wireguard() -> MissingError:
@@ -38,52 +40,67 @@ def family(socket: Socket) -> int:
     return int(number)
 
 
-def configure(family_number: int, index: int, tunnel: Tunnel) -> Iterator[Request]:
-    """The requests that give the device `index` its keys, port, mark and peers; what it had is replaced.
+def configure(
+    family_number: int, index: int, settings: tuple[bytes | None, int | None, int | None], updates: Iterable[Update]
+) -> Iterator[Request]:
+    """The requests that change private key, listen port (0: the kernel chooses), mark and peers of the device `index`.
 
-    A peer list too long for one message goes on in the next, and so do a peer's allowed IPs, there without the flags
-    that replace (linux/wireguard.h describes both).
+    What is None stays. A peer list too long for one message goes on in the next, and so do a peer's allowed IPs, there
+    without flags (linux/wireguard.h describes both).
     """
-    head = attribute(1, pack("=I", index))  # WGDEVICE_A_IFINDEX
-    first = head + attribute(3, tunnel.private_key) + attribute(5, pack("=I", _REPLACE_PEERS))  # _PRIVATE_KEY, _FLAGS
-    first += attribute(6, pack("=H", tunnel.listen_port))  # WGDEVICE_A_LISTEN_PORT, 0 leaves the choice to the kernel
-    first += attribute(7, pack("=I", tunnel.fwmark))  # WGDEVICE_A_FWMARK
-    body = pack("=BBH", _WG_CMD_SET_DEVICE, 1, 0)
-    for group in _groups(tunnel.peers):
-        peers = attribute(8 | NESTED, group)  # WGDEVICE_A_PEERS
-        yield Request("keys and peers", family_number, body + first + peers)
-        first = head
+    head = first = pack("=BBH", _WG_CMD_SET_DEVICE, 1, 0) + attribute(1, pack("=I", index))  # WGDEVICE_A_IFINDEX
+    steps: list[object] = []
+    private_key, listen_port, fwmark = settings
+    if private_key is not None:
+        first += attribute(3, private_key or bytes(32))  # WGDEVICE_A_PRIVATE_KEY
+        steps.append("private key (not shown)")
+    if listen_port is not None:
+        first += attribute(6, pack("=H", listen_port))  # WGDEVICE_A_LISTEN_PORT
+        steps.append(f"listen port {listen_port}")
+    if fwmark is not None:
+        first += attribute(7, pack("=I", fwmark))  # WGDEVICE_A_FWMARK
+        steps.append(f"fwmark {hex(fwmark) if fwmark else 'off'}")
+    for group, encoded in _groups(updates):
+        if steps or group:
+            peers = attribute(8 | NESTED, encoded) if group else b""  # WGDEVICE_A_PEERS
+            yield Request("keys and peers", family_number, first + peers, steps=[*steps, *group])
+        first, steps = head, []
 
 
-def _groups(peers: Iterable[Peer]) -> Iterator[bytes]:
-    """The peers, encoded, in runs of at most `_ROOM` bytes; one empty run where there are none."""
-    group: list[bytes] = []
+def _groups(updates: Iterable[Update]) -> Iterator[tuple[list[Update], bytes]]:
+    """The updates, encoded, in runs of at most `_ROOM` bytes; one empty run where there are none."""
+    group: list[Update] = []
+    encoded: list[bytes] = []
     size = 0
-    for peer in peers:
-        for part in _parts(peer):
-            if size + len(part) > _ROOM:
-                yield b"".join(group)
-                group, size = [], 0
-            group.append(attribute(NESTED | len(group) + 1, part))
-            size += len(group[-1])
-    yield b"".join(group)
+    for update in updates:
+        for part in _parts(update):
+            if group and size + len(part) > _ROOM:
+                yield group, b"".join(encoded)
+                group, encoded, size = [], [], 0
+            group.append(update)
+            encoded.append(attribute(NESTED | len(group), part))
+            size += len(encoded[-1])
+    yield group, b"".join(encoded)
 
 
-def _parts(peer: Peer) -> Iterator[bytes]:
+def _parts(update: Update) -> Iterator[bytes]:
     """One peer's attributes, in one or more parts of under `_ROOM` bytes."""
-    key = attribute(1, peer.public_key)  # WGPEER_A_PUBLIC_KEY
-    head = key + attribute(3, pack("=I", _REPLACE_ALLOWED_IPS))  # WGPEER_A_FLAGS
-    if peer.preshared_key:
-        head += attribute(2, peer.preshared_key)  # WGPEER_A_PRESHARED_KEY
-    if peer.endpoint:
-        head += attribute(4, peer.endpoint.sockaddr())  # WGPEER_A_ENDPOINT
-    if peer.keepalive:
-        head += attribute(5, pack("=H", peer.keepalive))  # WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, in seconds
-    step = 1500  # at most 36 bytes each
-    for start in range(0, len(peer.allowed_ips) or 1, step):
-        allowed = enumerate(peer.allowed_ips[start : start + step], 1)
-        yield head + attribute(9 | NESTED, b"".join(_allowed_ip(*item) for item in allowed))  # WGPEER_A_ALLOWEDIPS
-        head = key
+    key = attribute(1, update.public_key)  # WGPEER_A_PUBLIC_KEY
+    flags = _REMOVE_ME * update.remove | _UPDATE_ONLY * update.known | _REPLACE_ALLOWED_IPS * update.replace
+    head = key + attribute(3, pack("=I", flags))  # WGPEER_A_FLAGS
+    if update.preshared_key is not None:
+        head += attribute(2, update.preshared_key or bytes(32))  # WGPEER_A_PRESHARED_KEY
+    if update.endpoint:
+        head += attribute(4, update.endpoint.sockaddr())  # WGPEER_A_ENDPOINT
+    if update.keepalive is not None:
+        head += attribute(5, pack("=H", update.keepalive))  # WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, in seconds
+    yield head if not update.allowed_ips else head + _allowed_ips(update.allowed_ips[:_STEP])
+    for start in range(_STEP, len(update.allowed_ips), _STEP):
+        yield key + _allowed_ips(update.allowed_ips[start : start + _STEP])
+
+
+def _allowed_ips(networks: tuple[Network, ...]) -> bytes:
+    return attribute(9 | NESTED, b"".join(_allowed_ip(*item) for item in enumerate(networks, 1)))  # WGPEER_A_ALLOWEDIPS
 
 
 def _allowed_ip(number: int, network: Network) -> bytes:

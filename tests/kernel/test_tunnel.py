@@ -168,18 +168,6 @@ def test_two_tunnels_of_one_name(provider: str) -> None:
     assert data("link show wg") == bridge
 
 
-def test_an_existing_tunnel_is_refused(provider: str) -> None:
-    """A second wg-up changes nothing and says what to do."""
-    write(provider)
-    shell("ip netns add wg")
-    run("wg-up").check_returncode()
-    before = snapshot()
-    done = run("wg-up")
-    assert done.returncode == 1
-    assert 'the tunnel "wg" is up already' in done.stderr
-    assert snapshot() == before
-
-
 def test_wg_down_twice_is_nothing_to_do(provider: str) -> None:
     """The seed's every stop ended with status 1; ours ends with 0, also when there is nothing left, or no namespace."""
     write(provider)

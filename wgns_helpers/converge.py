@@ -1,0 +1,178 @@
+"""From what a tunnel is to what it should be: the requests for it, and back again if one of them fails."""
+
+from __future__ import annotations
+
+from _socket import AF_INET, AF_INET6
+
+from . import netlink, peers, signals, state, wireguard
+from .errors import ConfigError, Failure, warn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .state import State
+    from .tunnel import Network, Tunnel
+
+_FAMILIES = (AF_INET, AF_INET6)
+_ROUNDS = 3  # one change can bring along another: with an IPv4 address go the others of its network
+_SAID = 20  # steps named in one message
+
+
+def names(tunnel: Tunnel) -> dict[bytes, str]:
+    """What the peers of a configuration are called in messages, which show no keys."""
+    return {peer.public_key: f"peer {number}" for number, peer in enumerate(tunnel.peers, 1)}
+
+
+def listed(steps: list[str]) -> str:
+    """The steps in one line, the first of them where there are many."""
+    more = [f"{len(steps) - _SAID} more"] * (len(steps) > _SAID)
+    return "; ".join(steps[:_SAID] + more)
+
+
+def changes(
+    index: int, family: int, now: State, wanted: State, called: dict[bytes, str]
+) -> tuple[list[netlink.Request], list[netlink.Request]]:
+    """The requests that make `wanted` of `now`: those to WireGuard's own netlink family, and all others, to follow.
+
+    What comes is first, what goes last, so that traffic which neither concerns goes on; of routes only wg-up's go.
+    """
+    port = wanted.listen_port if wanted.listen_port not in (0, now.listen_port) else None
+    key = wanted.private_key if wanted.private_key != now.private_key else None
+    settings = (key, port, wanted.fwmark if wanted.fwmark != now.fwmark else None)
+    device = wireguard.configure(family, index, settings, peers.updates(now, wanted, called))
+    return list(device), list(_addresses(index, now, wanted))
+
+
+def apply(
+    socket: netlink.Socket,
+    generic: netlink.Socket,
+    requests: tuple[list[netlink.Request], list[netlink.Request]],
+    check: Callable[[], None] = signals.check,
+) -> None:
+    """Send the requests, those to WireGuard one by one: each is long. Raises `Failure`."""
+    for request in requests[0]:
+        check()
+        generic.run([request])
+    check()
+    socket.run(requests[1])
+
+
+def _addresses(index: int, now: State, wanted: State) -> Iterator[netlink.Request]:
+    goal = _in_order(wanted.addresses)
+    old = [address for address in now.addresses if address not in goal]
+    new = [address for address in goal if address not in now.addresses]
+    moved = [address for family in _FAMILIES for address in _moved(now.addresses, goal, family)]
+    # An IPv6 address exists once, whatever its prefix
+    first = [gone for gone in old if gone.family == AF_INET6 and gone.address in {added.address for added in new}]
+    if now.mtu != wanted.mtu:  # below 1280 there is no IPv6
+        yield netlink.set_link(index, mtu=wanted.mtu)
+    for address in first:
+        yield netlink.address(index, *address, remove=True)
+    for address in new:
+        yield netlink.address(index, *address)
+    if (now.up, now.alias) != (wanted.up, wanted.alias) or old or moved:
+        up = wanted.up if wanted.up != now.up else None
+        alias = wanted.alias if wanted.alias != now.alias else None
+        yield netlink.set_link(index, up=up, alias=alias, promote=True)
+    yield from _routes(index, now, wanted)
+    for address in old:
+        if address not in first:
+            yield netlink.address(index, *address, remove=True)
+    for address in moved:  # one by one: with the last IPv4 address go all IPv4 routes
+        yield netlink.address(index, *address, remove=True)
+        yield netlink.address(index, *address)
+
+
+def _in_order(addresses: tuple[Network, ...]) -> list[Network]:
+    """As the kernel has them: secondary IPv4 addresses, those in the network of an earlier one, stand behind all."""
+    seen: set[Network] = set()
+    first: list[Network] = []
+    secondary: list[Network] = []
+    for address in addresses:
+        (secondary if address.family == AF_INET and address.network() in seen else first).append(address)
+        seen.add(address.network())
+    return first + secondary
+
+
+def _moved(now: tuple[Network, ...], goal: list[Network], family: int) -> list[Network]:
+    """The addresses to make anew, since others than wanted stand before them: the first one is used as the source."""
+    kept = [address for address in now if address.family == family and address in goal]
+    wanted = [address for address in goal if address.family == family]
+    same = 0
+    while same < len(kept) and kept[same] == wanted[same]:
+        same += 1
+    return [address for address in wanted[same:] if address in kept]
+
+
+def _routes(index: int, now: State, wanted: State) -> Iterator[netlink.Request]:
+    for (network, table), ours in wanted.routes.items():
+        if ours and (network, table) not in now.routes:
+            yield netlink.route(index, *network, table)
+    for (network, table), ours in now.routes.items():
+        if ours and (network, table) not in wanted.routes:
+            yield netlink.route(index, *network, table, remove=True)
+
+
+def planned(tunnel: Tunnel) -> list[str]:
+    """What a new link is given, in words; nothing is resolved, so its MTU may not be known."""
+    new = changes(0, 0, state.State(), state.wanted(tunnel, tunnel.mtu), names(tunnel))
+    return _steps(new) + ["mtu from the route to the endpoint"] * (not tunnel.mtu)
+
+
+class Change:
+    """A WireGuard link of this process's network namespace on its way to another state, and back if that fails."""
+
+    def __init__(self, socket: netlink.Socket, generic: netlink.Socket, link: str, index: int) -> None:
+        """Read the link; `Failure` if that cannot be done. The sockets are in this namespace."""
+        self._socket, self._generic, self._link, self._index = socket, generic, link, index
+        self._family = wireguard.family(generic)
+        self._former = state.read(link, index)
+        self._called: dict[bytes, str] = {}
+
+    def pending(self, tunnel: Tunnel, mtu: int) -> list[str]:
+        """What `make` would do, in words."""
+        self._called = names(tunnel)
+        return _steps(self._requests(self._former, state.settled(state.wanted(tunnel, mtu), self._former)))
+
+    def make(self, tunnel: Tunnel, mtu: int) -> list[str]:
+        """Make the link as the tunnel, resolved, says; what was done, in words. Raises `Failure`: then call `undo`."""
+        self._called = names(tunnel)
+        wanted = state.wanted(tunnel, mtu)
+        return self._bring(self._former, lambda now: state.settled(wanted, now), signals.check)
+
+    def undo(self) -> None:
+        """Make the link again what it was, or say what it could not be made."""
+        try:
+            self._bring(state.read(self._link, self._index), lambda _: self._former, lambda: None)
+        except Exception as error:  # noqa: BLE001  (whatever it is, what is being reported is the first failure)
+            try:
+                left = listed(_steps(self._requests(state.read(self._link, self._index), self._former)))
+            except Exception:  # noqa: BLE001
+                left = "its state cannot be read"
+            warn(f'"{self._link}" is not what it was before ({error}); not restored: {left}', "run wg-up once more")
+
+    def _requests(self, now: State, wanted: State) -> tuple[list[netlink.Request], list[netlink.Request]]:
+        return changes(self._index, self._family, now, wanted, self._called)
+
+    def _bring(self, now: State, goal: Callable[[State], State], check: Callable[[], None]) -> list[str]:
+        done: list[str] = []
+        for _ in range(_ROUNDS):
+            wanted = goal(now)
+            if now.public_key in wanted.peers and now.private_key == wanted.private_key:
+                called = self._called[now.public_key]
+                raise ConfigError(f"{called} has this interface's own public key", "PublicKey is the other side's")
+            requests = self._requests(now, wanted)
+            if not any(requests):
+                return list(dict.fromkeys(done))
+            apply(self._socket, self._generic, requests, check)
+            done += _steps(requests)
+            now = state.read(self._link, self._index)
+        left = listed(_steps(self._requests(now, goal(now))))
+        if left:
+            raise Failure(f'"{self._link}" does not become what it should be: {left}', "does something else change it?")
+        return list(dict.fromkeys(done))
+
+
+def _steps(requests: tuple[list[netlink.Request], list[netlink.Request]]) -> list[str]:
+    return list(dict.fromkeys(str(step) for those in requests for request in those for step in request.steps))
