@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SUITE, PYTHON, ARCHITECTURE = "trixie", "3.13", "x86_64"  # the Python is the suite's own
 PACKAGES = (
     "dash,dbus,iproute2,iputils-ping,linux-image-cloud-amd64,procps,python3,"
-    "systemd,systemd-sysv,tcpdump,udev,wireguard-tools"
+    "strace,systemd,systemd-sysv,tcpdump,udev,wireguard-tools"
 )
 NOT_IN_GUEST = {"mypy", "ruff"}  # the code checks don't need the guest's kernel
 SITE = f"usr/local/lib/python{PYTHON}/dist-packages"

@@ -7,14 +7,15 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.kernel.conftest import snapshot
-from tests.support import MINIMAL, ROOT, shell
-from wgns_helpers import confine
-from wgns_helpers.errors import Failure
+from tests.support import MINIMAL, ROOT, run, shell
+from wgns_helpers import confine, lock
+from wgns_helpers.errors import Failure, TryAgainError
 from wgns_helpers.tunnel import Tunnel
 
 TUNNEL = Tunnel(b"", dns=("10.64.0.1",), search=("example.com",))
@@ -170,3 +171,77 @@ def test_the_umask_does_not_matter(unchanged: None) -> None:
         os.umask(former)
     assert [path.stat().st_mode & 0o777 for path in (FILE, FILE.parent, FILE.parent.parent)] == [0o644, 0o755, 0o755]
     confine.remove_resolv_conf("wg", "wg")
+
+
+HOLDER = (
+    "import fcntl, os, time; fd = os.open('/run/netns/wg', 0); fcntl.flock(fd, fcntl.LOCK_EX); print(); time.sleep({})"
+)
+
+
+def holder(seconds: float) -> subprocess.Popen[bytes]:
+    """A process that has the namespace's lock, for some time."""
+    process = subprocess.Popen([sys.executable, "-uc", HOLDER.format(seconds)], stdout=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.readline()
+    return process
+
+
+def test_a_second_run_waits_and_says_for_whom() -> None:
+    """While another process has the namespace's lock, wg-up and wg-down wait; then they go on."""
+    shell("ip netns add wg")
+    with holder(1.5) as process:
+        done = run("wg-down")
+    assert done.returncode == 0
+    waits = f"wg-down: waiting for process {process.pid} (python"
+    assert done.stderr.startswith(waits), done.stderr
+    assert 'at most 60 s: it has the lock of namespace "wg"\nwg-down: there is no "wg"' in done.stderr
+
+
+def test_the_lock_of_a_killed_process_is_free() -> None:
+    """SIGKILL of the holder lets the next one go on at once."""
+    shell("ip netns add wg")
+    with holder(60) as process, subprocess.Popen([sys.executable, str(ROOT / "bin/wg-down")]) as waiting:
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(2)
+        process.kill()
+        assert waiting.wait(1) == 0
+
+
+def test_waiting_has_an_end_and_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its patience a run ends with 75 and names the holder; a signal ends it sooner."""
+    shell("ip netns add wg")
+    monkeypatch.setattr(lock, "_PATIENCE", 0.5)
+    with holder(60) as process:
+        descriptor = os.open("/run/netns/wg", os.O_RDONLY)
+        with pytest.raises(TryAgainError, match=rf"process {process.pid} \(python.* has had the lock of it for 1 s"):
+            lock.take(descriptor, "it")
+        os.close(descriptor)
+        with subprocess.Popen([sys.executable, str(ROOT / "bin/wg-down")]) as waiting:
+            time.sleep(1)
+            waiting.terminate()
+            assert waiting.wait(2) == -signal.SIGTERM
+        process.kill()
+
+
+def test_another_namespace_is_not_waited_for() -> None:
+    """The lock is the namespace's own."""
+    shell("ip netns add wg; ip netns add other")
+    with holder(60) as process:
+        done = run("wg-down", "other")
+        process.kill()
+    assert (done.returncode, done.stderr) == (0, 'wg-down: there is no "other" in namespace "other"\n')
+
+
+def test_the_configuration_is_read_when_the_lock_is_there() -> None:
+    """A run that waits goes by what stands in the file when its turn comes, not by what stood there before."""
+    shell("mkdir -p -m 700 /etc/wireguard; ip netns add wg")
+    config = Path("/etc/wireguard/wg.conf")
+    config.write_text(MINIMAL)
+    config.chmod(0o600)
+    with holder(1.5):
+        with subprocess.Popen([sys.executable, str(ROOT / "bin/wg-up")], stderr=subprocess.PIPE, text=True) as waiting:
+            time.sleep(1)
+            config.write_text("[Interface]\nMTU = 7\n")
+            assert waiting.stderr
+            assert "no private key" in waiting.stderr.read()
+        assert waiting.returncode == 78
