@@ -6,16 +6,17 @@ from _socket import AF_INET, AF_INET6
 
 from . import netlink, peers, signals, state, wireguard
 from .errors import ConfigError, Failure, warn
+from .tunnel import Network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from .state import State
-    from .tunnel import Network, Tunnel
+    from .tunnel import Tunnel
 
-_FAMILIES = (AF_INET, AF_INET6)
 _ROUNDS = 3  # one change can bring along another: with an IPv4 address go the others of its network
+_PLACEHOLDER = Network(AF_INET, b"\xc0\0\0\x08", 32)  # the IPv4 dummy address (RFC 7600): no host has it
 _SAID = 20  # steps named in one message
 
 
@@ -60,28 +61,24 @@ def apply(
 
 def _addresses(index: int, now: State, wanted: State) -> Iterator[netlink.Request]:
     goal = _in_order(wanted.addresses)
-    old = [address for address in now.addresses if address not in goal]
-    new = [address for address in goal if address not in now.addresses]
-    moved = [address for family in _FAMILIES for address in _moved(now.addresses, goal, family)]
-    # An IPv6 address exists once, whatever its prefix
-    first = [gone for gone in old if gone.family == AF_INET6 and gone.address in {added.address for added in new}]
+    first: list[netlink.Request] = []
+    last: list[netlink.Request] = []
+    for family in (AF_INET, AF_INET6):
+        there = [address for address in now.addresses if address.family == family]
+        steps = _rearranged(there, [address for address in goal if address.family == family])
+        if family == AF_INET and any(remove for _, remove, _ in steps):
+            first.append(netlink.set_link(index, promote=True))
+        for address, remove, late in steps:
+            (last if late else first).append(netlink.address(index, *address, remove=remove))
     if now.mtu != wanted.mtu:  # below 1280 there is no IPv6
         yield netlink.set_link(index, mtu=wanted.mtu)
-    for address in first:
-        yield netlink.address(index, *address, remove=True)
-    for address in new:
-        yield netlink.address(index, *address)
-    if (now.up, now.alias) != (wanted.up, wanted.alias) or old or moved:
+    yield from first
+    if (now.up, now.alias) != (wanted.up, wanted.alias):
         up = wanted.up if wanted.up != now.up else None
         alias = wanted.alias if wanted.alias != now.alias else None
         yield netlink.set_link(index, up=up, alias=alias, promote=True)
     yield from _routes(index, now, wanted)
-    for address in old:
-        if address not in first:
-            yield netlink.address(index, *address, remove=True)
-    for address in moved:  # one by one: with the last IPv4 address go all IPv4 routes
-        yield netlink.address(index, *address, remove=True)
-        yield netlink.address(index, *address)
+    yield from last
 
 
 def _in_order(addresses: tuple[Network, ...]) -> list[Network]:
@@ -95,14 +92,33 @@ def _in_order(addresses: tuple[Network, ...]) -> list[Network]:
     return first + secondary
 
 
-def _moved(now: tuple[Network, ...], goal: list[Network], family: int) -> list[Network]:
-    """The addresses to make anew, since others than wanted stand before them: the first one is used as the source."""
-    kept = [address for address in now if address.family == family and address in goal]
-    wanted = [address for address in goal if address.family == family]
+def _rearranged(there: list[Network], goal: list[Network]) -> list[tuple[Network, bool, bool]]:
+    """What makes one family's addresses those of `goal`, in that order, since the first is used as the source.
+
+    Each with whether it goes, and whether that is done last of all. If what stays is first in `goal`, it is not touched
+    and what goes has its time. Else everything behind the first difference is made anew; a placeholder makes sure that
+    IPv4 is never without an address, with the last of which the kernel takes all routes.
+    """
+    kept = [address for address in there if address in goal]
+    old = [address for address in there if address not in goal]
     same = 0
-    while same < len(kept) and kept[same] == wanted[same]:
+    while same < len(kept) and kept[same] == goal[same]:
         same += 1
-    return [address for address in wanted[same:] if address in kept]
+    new = [(address, False, False) for address in goal[same:]]
+    if same == len(kept):
+        texts = {address.address for address in goal if address.family == AF_INET6}  # exists once, whatever its prefix
+        return [
+            *((address, True, False) for address in old if address.address in texts),
+            *new,
+            *((address, True, True) for address in old if address.address not in texts),
+        ]
+    placeholder = [_PLACEHOLDER] if goal[0].family == AF_INET and not same else []
+    return [
+        *((address, False, False) for address in placeholder if address not in there),
+        *((address, True, False) for address in kept[same:] + old if address != _PLACEHOLDER),
+        *new,
+        *((address, True, False) for address in placeholder),
+    ]
 
 
 def _routes(index: int, now: State, wanted: State) -> Iterator[netlink.Request]:

@@ -338,7 +338,7 @@ def test_any_configuration_after_any_other_is_as_if_it_were_the_first() -> None:
     shell("mkdir -p -m 700 /etc/wireguard; ip netns add wg; ip -n wg link set lo up")
     with Looker() as looker:
         # Without shrinking: each attempt takes a second
-        @settings(max_examples=50, deadline=None, database=None, phases=[Phase.generate])
+        @settings(max_examples=30, deadline=None, database=None, phases=[Phase.generate])
         @given(configurations(), configurations())
         def check(first: str, second: str) -> None:
             write(second)
@@ -349,7 +349,8 @@ def test_any_configuration_after_any_other_is_as_if_it_were_the_first() -> None:
             up()
             write(second)
             changed = up()
-            assert without_endpoints(looker.look()) == without_endpoints(expected), changed
+            found, fresh = without_endpoints(looker.look()), without_endpoints(expected)
+            assert not [(found[what], fresh[what]) for what in fresh if found[what] != fresh[what]], changed
             assert up().endswith(NOTHING)
             down()
 
