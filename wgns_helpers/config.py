@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _socket
 import os
 import stat
 
@@ -57,9 +56,13 @@ def _check(tunnel: Tunnel, interface: Section) -> None:
     for position, address in enumerate(tunnel.addresses):
         if address in seen:
             raise interface.error("Address", position, f"{address} stands there twice")
+        if not any(address.address):
+            raise interface.error("Address", position, f"{address} is nobody's address")
         seen.add(address)
-    if 0 < tunnel.mtu < 1280 and any(address.family == _socket.AF_INET6 for address in tunnel.addresses):
-        raise interface.error("MTU", 0, f'"{tunnel.mtu}" is too small for the IPv6 address; legal: 1280 to 65535')
+    if 0 < tunnel.mtu < 1280 and tunnel.has_ipv6():
+        raise interface.error(
+            "MTU", 0, f'"{tunnel.mtu}" is too small for IPv6 addresses and routes; legal: 1280 to 65535'
+        )
 
 
 def _peer(section: Section, directory: str) -> Peer:

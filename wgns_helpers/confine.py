@@ -180,7 +180,7 @@ def _sweep(path: str) -> None:
     """Delete what stands aside, of this run or of one that was killed; OSError if there is more than wg-up makes."""
     for place in (path, os.path.dirname(path), DIRECTORY):
         aside = _aside(place)
-        for folder, _, files in os.walk(aside, topdown=False):
+        for folder, _, files in () if os.path.islink(aside) else os.walk(aside, topdown=False):
             for name in {_MARK, os.path.basename(path)}.intersection(files):
                 os.unlink(f"{folder}/{name}")
             os.rmdir(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from _operator import itemgetter
 from _socket import AF_INET, AF_INET6
 
 from . import netlink, peers, signals, state, wireguard
@@ -10,13 +11,17 @@ from .tunnel import Network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from .state import State
     from .tunnel import Tunnel
 
 _ROUNDS = 3  # one change can bring along another: with an IPv4 address go the others of its network
 _PLACEHOLDER = Network(AF_INET, b"\xc0\0\0\x08", 32)  # the IPv4 dummy address (RFC 7600): no host has it
+_FIRST_FAMILY = (
+    32  # kinds from here on are generic netlink's (linux/genetlink.h); rtnetlink's own go on above it, unused
+)
+_IPV6_MINIMUM = 1280  # bytes (RFC 8200)
 _SAID = 20  # steps named in one message
 
 
@@ -33,33 +38,34 @@ def listed(steps: list[str]) -> str:
 
 def changes(
     index: int, family: int, now: State, wanted: State, called: dict[bytes, str]
-) -> tuple[list[netlink.Request], list[netlink.Request]]:
-    """The requests that make `wanted` of `now`: those to WireGuard's own netlink family, and all others, to follow.
+) -> list[list[netlink.Request]]:
+    """The requests that make `wanted` of `now`, in phases: to WireGuard's netlink family and others, by turns.
 
-    What comes is first, what goes last, so that traffic which neither concerns goes on; of routes only wg-up's go.
+    What comes is first, what goes last, so that traffic which neither concerns goes on, and a failure finds all still
+    there that cannot be restored; of routes only wg-up's go.
     """
     port = wanted.listen_port if wanted.listen_port not in (0, now.listen_port) else None
     key = wanted.private_key if wanted.private_key != now.private_key else None
     settings = (key, port, wanted.fwmark if wanted.fwmark != now.fwmark else None)
     device = wireguard.configure(family, index, settings, peers.updates(now, wanted, called))
-    return list(device), list(_addresses(index, now, wanted))
+    gone = wireguard.configure(family, index, (None, None, None), peers.removals(now, wanted, called))
+    new, old = _addresses(index, now, wanted)
+    return [[*device], new, [*gone], old]
 
 
-def apply(
-    socket: netlink.Socket,
-    generic: netlink.Socket,
-    requests: tuple[list[netlink.Request], list[netlink.Request]],
-    check: Callable[[], None] = signals.check,
-) -> None:
+def apply(socket: netlink.Socket, generic: netlink.Socket, phases: list[list[netlink.Request]]) -> None:
     """Send the requests, those to WireGuard one by one: each is long. Raises `Failure`."""
-    for request in requests[0]:
-        check()
-        generic.run([request])
-    check()
-    socket.run(requests[1])
+    for number, requests in enumerate(phases):
+        signals.check()
+        if number % 2:
+            socket.run(requests)
+        else:
+            for request in requests:
+                generic.run([request])
 
 
-def _addresses(index: int, now: State, wanted: State) -> Iterator[netlink.Request]:
+def _addresses(index: int, now: State, wanted: State) -> tuple[list[netlink.Request], list[netlink.Request]]:
+    """What comes, and what goes after that: addresses, MTU and state of the link, routes."""
     goal = _in_order(wanted.addresses)
     first: list[netlink.Request] = []
     last: list[netlink.Request] = []
@@ -70,26 +76,34 @@ def _addresses(index: int, now: State, wanted: State) -> Iterator[netlink.Reques
             first.append(netlink.set_link(index, promote=True))
         for address, remove, late in steps:
             (last if late else first).append(netlink.address(index, *address, remove=remove))
-    if now.mtu != wanted.mtu:  # below 1280 there is no IPv6
-        yield netlink.set_link(index, mtu=wanted.mtu)
-    yield from first
+    if now.mtu != wanted.mtu:  # below 1280 the kernel takes IPv6 off the link
+        mtu = netlink.set_link(index, mtu=wanted.mtu)
+        first, last = (first, [*last, mtu]) if wanted.mtu < _IPV6_MINIMUM else ([mtu, *first], last)
     if (now.up, now.alias) != (wanted.up, wanted.alias):
         up = wanted.up if wanted.up != now.up else None
         alias = wanted.alias if wanted.alias != now.alias else None
-        yield netlink.set_link(index, up=up, alias=alias, promote=True)
-    yield from _routes(index, now, wanted)
-    yield from last
+        first.append(netlink.set_link(index, up=up, alias=alias, promote=True))
+    ours = [key for key, ours in wanted.routes.items() if ours and key not in now.routes]
+    gone = [key for key, ours in now.routes.items() if ours and key not in wanted.routes]
+    first += [netlink.route(index, *network, table) for network, table in ours]
+    return first, [netlink.route(index, *network, table, remove=True) for network, table in gone] + last
 
 
 def _in_order(addresses: tuple[Network, ...]) -> list[Network]:
-    """As the kernel has them: secondary IPv4 addresses, those in the network of an earlier one, stand behind all."""
+    """As the kernel has them: secondary IPv4 addresses, those in the network of an earlier one, stand behind all.
+
+    Those of IPv6 stand by their scope: the link's (fe80::/10) before the world's.
+    """
     seen: set[Network] = set()
-    first: list[Network] = []
-    secondary: list[Network] = []
+    ranked = []
     for address in addresses:
-        (secondary if address.family == AF_INET and address.network() in seen else first).append(address)
+        if address.family == AF_INET:
+            rank = int(address.network() in seen)
+        else:
+            rank = int(address.address[0] != 0xFE or address.address[1] >> 6 != 2)
+        ranked.append((rank, address))
         seen.add(address.network())
-    return first + secondary
+    return [address for _, address in sorted(ranked, key=itemgetter(0))]
 
 
 def _rearranged(there: list[Network], goal: list[Network]) -> list[tuple[Network, bool, bool]]:
@@ -121,15 +135,6 @@ def _rearranged(there: list[Network], goal: list[Network]) -> list[tuple[Network
     ]
 
 
-def _routes(index: int, now: State, wanted: State) -> Iterator[netlink.Request]:
-    for (network, table), ours in wanted.routes.items():
-        if ours and (network, table) not in now.routes:
-            yield netlink.route(index, *network, table)
-    for (network, table), ours in now.routes.items():
-        if ours and (network, table) not in wanted.routes:
-            yield netlink.route(index, *network, table, remove=True)
-
-
 def planned(tunnel: Tunnel) -> list[str]:
     """What a new link is given, in words; nothing is resolved, so its MTU may not be known."""
     new = changes(0, 0, state.State(), state.wanted(tunnel, tunnel.mtu), names(tunnel))
@@ -155,23 +160,30 @@ class Change:
         """Make the link as the tunnel, resolved, says; what was done, in words. Raises `Failure`: then call `undo`."""
         self._called = names(tunnel)
         wanted = state.wanted(tunnel, mtu)
-        return self._bring(self._former, lambda now: state.settled(wanted, now), signals.check)
+        return self._bring(self._former, lambda now: state.settled(wanted, now))
 
     def undo(self) -> None:
         """Make the link again what it was, or say what it could not be made."""
+        refused: object = ""
         try:
-            self._bring(state.read(self._link, self._index), lambda _: self._former, lambda: None)
+            for _ in range(_ROUNDS):
+                phases = self._requests(state.read(self._link, self._index), self._former)
+                for socket, requests in zip((self._generic, self._socket) * 2, phases, strict=True):
+                    for request in requests:
+                        try:
+                            socket.run([request])
+                        except Failure as error:  # then at least all the rest
+                            refused = error
+            left = listed(_steps(self._requests(state.read(self._link, self._index), self._former)))
         except Exception as error:  # noqa: BLE001  (whatever it is, what is being reported is the first failure)
-            try:
-                left = listed(_steps(self._requests(state.read(self._link, self._index), self._former)))
-            except Exception:  # noqa: BLE001
-                left = "its state cannot be read"
-            warn(f'"{self._link}" is not what it was before ({error}); not restored: {left}', "run wg-up once more")
+            left, refused = "its state cannot be read", type(error).__name__
+        if left:
+            warn(f'"{self._link}" is not what it was before ({refused}); not restored: {left}', "run wg-up once more")
 
-    def _requests(self, now: State, wanted: State) -> tuple[list[netlink.Request], list[netlink.Request]]:
+    def _requests(self, now: State, wanted: State) -> list[list[netlink.Request]]:
         return changes(self._index, self._family, now, wanted, self._called)
 
-    def _bring(self, now: State, goal: Callable[[State], State], check: Callable[[], None]) -> list[str]:
+    def _bring(self, now: State, goal: Callable[[State], State]) -> list[str]:
         done: list[str] = []
         for _ in range(_ROUNDS):
             wanted = goal(now)
@@ -181,7 +193,7 @@ class Change:
             requests = self._requests(now, wanted)
             if not any(requests):
                 return list(dict.fromkeys(done))
-            apply(self._socket, self._generic, requests, check)
+            apply(self._socket, self._generic, requests)
             done += _steps(requests)
             now = state.read(self._link, self._index)
         left = listed(_steps(self._requests(now, goal(now))))
@@ -190,5 +202,5 @@ class Change:
         return list(dict.fromkeys(done))
 
 
-def _steps(requests: tuple[list[netlink.Request], list[netlink.Request]]) -> list[str]:
+def _steps(requests: list[list[netlink.Request]]) -> list[str]:
     return list(dict.fromkeys(str(step) for those in requests for request in those for step in request.steps))

@@ -43,6 +43,9 @@ def updates(now: State, wanted: State, names: dict[bytes, str]) -> Iterator[Upda
     moved = {network for key, peer in wanted.peers.items() for network in _gained(now.peers.get(key), peer)}
     for key, peer in wanted.peers.items():
         former = now.peers.get(key)
+        if former and former.endpoint and not peer.endpoint:  # cannot be taken away; there was no session without one
+            yield Update(_name(key, names), key, remove=True)
+            former = None
         if former is None:
             yield Update(
                 _name(key, names),
@@ -65,9 +68,11 @@ def updates(now: State, wanted: State, names: dict[bytes, str]) -> Iterator[Upda
             )
             if update != nothing:  # what it loses to another peer goes there by itself
                 yield update
-    for key in now.peers:
-        if key not in wanted.peers:
-            yield Update(_name(key, names), key, remove=True)
+
+
+def removals(now: State, wanted: State, names: dict[bytes, str]) -> list[Update]:
+    """The peers that go; after everything else has been done, since their sessions cannot be restored."""
+    return [Update(_name(key, names), key, remove=True) for key in now.peers if key not in wanted.peers]
 
 
 def _gained(former: Peer | None, peer: Peer) -> set[Network]:

@@ -52,7 +52,7 @@ def path_mtu(tunnel: Tunnel) -> int:
         return tunnel.mtu
     best = max((_mtu_to(peer.endpoint) for peer in tunnel.peers if peer.endpoint), default=0)
     mtu = (best or _mtu_to(_ANYWHERE) or 1500) - _OVERHEAD
-    if mtu < _IPV6_MINIMUM and any(address.family == _socket.AF_INET6 for address in tunnel.addresses):
+    if mtu < _IPV6_MINIMUM and tunnel.has_ipv6():
         warn(f"the way to the endpoint has room for an mtu of {mtu} only, IPv6 needs 1280: packets will be split")
         return _IPV6_MINIMUM
     return mtu

@@ -57,6 +57,7 @@ class Watch:
 
     def __enter__(self) -> None:
         _signal.signal(_signal.SIGALRM, self._alarm)
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {_signal.SIGALRM})
         _signal.setitimer(_signal.ITIMER_REAL, 0.3, 0.3)
 
     def __exit__(self, *_: object) -> None:

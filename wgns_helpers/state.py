@@ -7,6 +7,7 @@ import sys
 import time
 from _blake2 import blake2s  # hashlib would load OpenSSL: 3 ms
 from binascii import a2b_base64 as b64decode
+from binascii import b2a_base64
 
 from .errors import Failure, MissingError, system_error
 from .netlink import ROUTE_PROTOCOL
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _TRIES = 5  # a dump that something else changes while it is read is begun again
 _DUMP_INTR = 0x10  # NLM_F_DUMP_INTR of linux/netlink.h
+_ALIAS, _MARKS = "wg-up ", 248  # an alias has 255 characters at most (IFALIASZ of linux/if.h)
 _ALIVE = 180  # seconds since the handshake after which a session has ended (REJECT_AFTER_TIME of WireGuard)
 _FAMILIES = (_socket.AF_INET, _socket.AF_INET6)
 _ANY = {_socket.AF_INET: "0.0.0.0", _socket.AF_INET6: "::"}  # noqa: S104  (a network, nothing listens there)
@@ -46,23 +48,23 @@ class State(NamedTuple):
 def wanted(tunnel: Tunnel, mtu: int) -> State:
     """The state that the tunnel, resolved, describes.
 
-    The alias is a digest of the endpoints as they are written: the link itself remembers whether they have changed.
+    The alias has a mark for each endpoint as it is written, so that the link itself remembers which have changed.
     """
     owner = {network.network(): peer.public_key for peer in tunnel.peers for network in peer.allowed_ips}
     allowed: dict[bytes, list[Network]] = {peer.public_key: [] for peer in tunnel.peers}
     for network, key in owner.items():
         allowed[key].append(network)
     first, *middle, last = tunnel.private_key  # as the kernel keeps it (curve25519_clamp_secret)
-    digest = blake2s(digest_size=8)
-    for peer in tunnel.peers:
-        digest.update(peer.public_key + str(peer.endpoint).encode() + b"\n")
+    marks = "".join(sorted(_mark(peer) for peer in tunnel.peers if peer.endpoint))
+    if len(marks) > _MARKS:
+        marks = blake2s(marks.encode(), digest_size=8).hexdigest()
     return State(
         private_key=bytes([first & 248, *middle, last & 127 | 64]),
         listen_port=tunnel.listen_port,
         fwmark=tunnel.fwmark,
         mtu=mtu,
         up=True,
-        alias=f"wg-up {digest.hexdigest()}",
+        alias=f"{_ALIAS}{marks}",
         addresses=tunnel.addresses,
         routes=dict.fromkeys([(network, tunnel.table) for network in tunnel.routes()], True),
         peers={
@@ -75,16 +77,25 @@ def wanted(tunnel: Tunnel, mtu: int) -> State:
     )
 
 
+def _mark(peer: Peer) -> str:
+    """Four characters that stand for the peer and its endpoint as it is written."""
+    digest = blake2s(peer.public_key + str(peer.endpoint).encode(), digest_size=3)
+    return b2a_base64(digest.digest(), newline=False).decode()
+
+
 def settled(wanted: State, now: State) -> State:
     """`wanted` with what may stay as it is `now`: a port that the kernel chose, and endpoints.
 
     An endpoint is left to a peer that has a session, since it is where the peer was last heard from (it may have
-    roamed), unless the configuration names others than the last time.
+    roamed), unless the configuration names another than the last time.
     """
+    marks = now.alias.removeprefix(_ALIAS)
+    unchanged = {marks[start : start + 4] for start in range(0, len(marks), 4)}
 
     def endpoint(key: bytes, peer: Peer) -> Peer:
         current = now.peers[key].endpoint if key in now.peers else None
-        leave = not peer.endpoint or (now.alias == wanted.alias and key in now.alive)
+        known = now.alias == wanted.alias or _mark(peer) in unchanged
+        leave = not peer.endpoint or (known and key in now.alive)
         same = current and peer.endpoint and current.sockaddr() == peer.endpoint.sockaddr()
         return peer._replace(endpoint=current) if current and (leave or same) else peer
 
@@ -100,7 +111,7 @@ def read(link: str, index: int) -> State:
     """
     try:
         from pyroute2 import IPRoute, WireGuard
-        from pyroute2.netlink.exceptions import NetlinkError
+        from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
     except ImportError:
         raise MissingError("the Python package pyroute2 is missing", "pip install pyroute2") from None
     for _ in range(_TRIES):
@@ -110,15 +121,17 @@ def read(link: str, index: int) -> State:
                 addresses = list(route.get_addr(index=index))
                 routes = [found for family in _FAMILIES for found in route.get_routes(family=family)]
                 device = list(wireguard.info(link))
+        except NetlinkDumpInterrupted:  # pyroute2 0.7 notices it
+            continue
         except NetlinkError as error:
             raise system_error(f'link "{link}"', OSError(error.code, "")) from None
         if not any(message["header"]["flags"] & _DUMP_INTR for message in (*addresses, *routes, *device)):
             return State(
-                mtu=interface.get("IFLA_MTU"),
+                mtu=interface.get_attr("IFLA_MTU"),
                 up=bool(interface["flags"] & 1),  # IFF_UP
-                alias=interface.get("IFLA_IFALIAS") or "",
+                alias=interface.get_attr("IFLA_IFALIAS") or "",
                 addresses=tuple(_addresses(addresses, index)),
-                routes=dict(_routes(routes, index)),
+                routes=_routes(routes, index),
                 **_device(device),
             )
     raise Failure(f'the link "{link}" was changed by something else each time it was looked at')
@@ -129,56 +142,59 @@ def _addresses(messages: list[Any], index: int) -> Iterator[Network]:
     ipv4 = [message for message in messages if message["family"] == _socket.AF_INET]
     ipv6 = [message for message in messages if message["family"] == _socket.AF_INET6]
     for message in ipv4 + ipv6[::-1]:
-        if message["index"] == index and message.get("IFA_PROTO") != _KERNEL_LL:
-            address = message.get("IFA_LOCAL") or message.get("IFA_ADDRESS")
+        if message["index"] == index and message.get_attr("IFA_PROTO") != _KERNEL_LL:
+            address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
             yield _network(message["family"], address, message["prefixlen"])
 
 
-def _routes(messages: list[Any], index: int) -> Iterator[tuple[tuple[Network, int], bool]]:
+def _routes(messages: list[Any], index: int) -> dict[tuple[Network, int], bool]:
     """The routes by the link that are in the way of one of wg-up's, with the metric that these have, or are one."""
+    routes: dict[tuple[Network, int], bool] = {}
     for message in messages:
         family = message["family"]
         metric = 1024 if family == _socket.AF_INET6 else 0  # IP6_RT_PRIO_USER
-        of_link = message.get("RTA_OIF") == index and message["type"] == _UNICAST
-        if of_link and (message.get("RTA_PRIORITY") or 0) == metric:
-            network = _network(family, message.get("RTA_DST") or _ANY[family], message["dst_len"])
-            yield (network, message.get("RTA_TABLE")), message["proto"] == ROUTE_PROTOCOL
+        of_link = message.get_attr("RTA_OIF") == index and message["type"] == _UNICAST
+        if of_link and (message.get_attr("RTA_PRIORITY") or 0) == metric:
+            network = _network(family, message.get_attr("RTA_DST") or _ANY[family], message["dst_len"])
+            key = (network, message.get_attr("RTA_TABLE"))
+            routes[key] = routes.get(key, False) or message["proto"] == ROUTE_PROTOCOL
+    return routes
 
 
 def _device(messages: list[Any]) -> dict[str, Any]:
     peers: dict[bytes, Peer] = {}
     alive = set()
     for message in messages:
-        for found in message.get("WGDEVICE_A_PEERS") or ():
-            key = b64decode(found.get("WGPEER_A_PUBLIC_KEY"))
+        for found in message.get_attr("WGDEVICE_A_PEERS") or ():
+            key = b64decode(found.get_attr("WGPEER_A_PUBLIC_KEY"))
             allowed = tuple(_allowed(found))
             if key in peers:  # it goes on from the message before
                 peers[key] = peers[key]._replace(allowed_ips=peers[key].allowed_ips + allowed)
                 continue
             peers[key] = Peer(
                 public_key=key,
-                preshared_key=_secret(found.get("WGPEER_A_PRESHARED_KEY")),
-                endpoint=_endpoint(found.get("WGPEER_A_ENDPOINT")),
-                keepalive=found.get("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL") or 0,
+                preshared_key=_secret(found.get_attr("WGPEER_A_PRESHARED_KEY")),
+                endpoint=_endpoint(found.get_attr("WGPEER_A_ENDPOINT")),
+                keepalive=found.get_attr("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL") or 0,
                 allowed_ips=allowed,
             )
-            if found.get("WGPEER_A_LAST_HANDSHAKE_TIME")["tv_sec"] > time.time() - _ALIVE:
+            if found.get_attr("WGPEER_A_LAST_HANDSHAKE_TIME")["tv_sec"] > time.time() - _ALIVE:
                 alive.add(key)
     first = messages[0]
     return {
-        "private_key": _secret(first.get("WGDEVICE_A_PRIVATE_KEY")),
-        "public_key": b64decode(first.get("WGDEVICE_A_PUBLIC_KEY") or b""),
-        "listen_port": first.get("WGDEVICE_A_LISTEN_PORT"),
-        "fwmark": first.get("WGDEVICE_A_FWMARK"),
+        "private_key": _secret(first.get_attr("WGDEVICE_A_PRIVATE_KEY")),
+        "public_key": b64decode(first.get_attr("WGDEVICE_A_PUBLIC_KEY") or b""),
+        "listen_port": first.get_attr("WGDEVICE_A_LISTEN_PORT"),
+        "fwmark": first.get_attr("WGDEVICE_A_FWMARK"),
         "peers": peers,
         "alive": frozenset(alive),
     }
 
 
 def _allowed(peer: Any) -> Iterator[Network]:  # noqa: ANN401
-    for allowed in peer.get("WGPEER_A_ALLOWEDIPS") or ():
+    for allowed in peer.get_attr("WGPEER_A_ALLOWEDIPS") or ():
         address, _, prefix = allowed["addr"].partition("/")
-        yield _network(allowed.get("WGALLOWEDIP_A_FAMILY"), address, int(prefix))
+        yield _network(allowed.get_attr("WGALLOWEDIP_A_FAMILY"), address, int(prefix))
 
 
 def _endpoint(found: dict[str, Any] | None) -> Endpoint | None:

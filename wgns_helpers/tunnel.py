@@ -100,6 +100,10 @@ class Tunnel(NamedTuple):
         wanted = {network.network(): None for peer in self.peers for network in peer.allowed_ips} if self.table else {}
         return [network for network in wanted if network not in connected]
 
+    def has_ipv6(self) -> bool:
+        """Whether there is an address or a route of IPv6, so that the MTU has to be 1280 bytes at least (RFC 8200)."""
+        return any(network.family == _socket.AF_INET6 for network in (*self.addresses, *self.routes()))
+
     def without_ipv6(self) -> Tunnel:
         """The same for a namespace without IPv6."""
 

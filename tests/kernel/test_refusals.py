@@ -89,6 +89,12 @@ BAD_TEXTS: dict[str, tuple[str | bytes, int, str]] = {
         78,
         "legal: 1280 to 65535",
     ),
+    "mtu too small for an IPv6 route": (
+        replaced("0.0.0.0/0", "0.0.0.0/0, ::/0").replace("[Peer]", "MTU = 1279\n[Peer]"),
+        78,
+        ':5: MTU: "1279" is too small for IPv6 addresses and routes; legal: 1280 to 65535',
+    ),
+    "address of nobody": (replaced("10.9.0.2/32", "0.0.0.0/32"), 78, ":3: Address: 0.0.0.0/32 is nobody's address"),
     "table unknown": (interface("Table = mine"), 78, ':4: Table: "mine" is not a table; legal: "auto", "off"'),
     "table zero": (interface("Table = 0"), 78, ":4: Table:"),
     "dns no address": (interface("DNS = 10.0.0.256"), 78, ':4: DNS: "10.0.0.256" is neither'),
