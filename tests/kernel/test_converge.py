@@ -333,12 +333,9 @@ def configurations(draw: st.DrawFn) -> str:
     lines += draw(
         st.sampled_from([[], ["FwMark = 7"], ["MTU = 1300"], ["DNS = 10.9.0.1"], ["DNS = fd09::1, a.example"]])
     )
-    small = not any(":" in address for address in addresses) and "MTU = 1300" not in lines and draw(st.booleans())
-    lines += ["MTU = 1200"] if small else []
-    networks = [network for network in NETWORKS if not small or ":" not in network]
     for key in draw(st.lists(st.sampled_from(KEYS), unique=True)):
         lines += ["[Peer]", f"PublicKey = {key}"]
-        lines += [f"AllowedIPs = {network}" for network in draw(st.lists(st.sampled_from(networks), unique=True))]
+        lines += [f"AllowedIPs = {network}" for network in draw(st.lists(st.sampled_from(NETWORKS), unique=True))]
         lines += draw(st.sampled_from([[], [f"PresharedKey = {PRESHARED}"], ["PersistentKeepalive = 20"]]))
         lines += draw(st.sampled_from([[], ["Endpoint = 127.0.0.1:7"], ["Endpoint = [::1]:9"]]))
     return "\n".join(lines) + "\n"
@@ -355,7 +352,7 @@ def test_any_configuration_after_any_other_is_as_if_it_were_the_first() -> None:
     shell("mkdir -p -m 700 /etc/wireguard; ip netns add wg; ip -n wg link set lo up")
     with Looker() as looker:
         # Without shrinking: each attempt takes a second
-        @settings(max_examples=30, deadline=None, database=None, phases=[Phase.generate])
+        @settings(max_examples=20, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
         @given(configurations(), configurations())
         def check(first: str, second: str) -> None:
             write(second)
