@@ -1,0 +1,79 @@
+# The text of units as NixOS writes it: keys sorted within a section, units' names on one line, lists as repeated keys.
+#
+#     nix-instantiate --eval --strict --json nix/render.nix -A files
+let
+  inherit (builtins)
+    attrNames
+    concatMap
+    concatStringsSep
+    filter
+    isBool
+    isList
+    listToAttrs
+    ;
+
+  units = import ./units.nix { };
+
+  # What stands in [Unit] and [Install], by its name in systemd.services
+  unitKeys = {
+    after = "After";
+    before = "Before";
+    bindsTo = "BindsTo";
+    conflicts = "Conflicts";
+    description = "Description";
+    wants = "Wants";
+  };
+  installKeys.wantedBy = "WantedBy";
+
+  named =
+    keys: data:
+    listToAttrs (
+      map (name: {
+        name = keys.${name};
+        value = toString data.${name};
+      }) (filter (name: data ? ${name}) (attrNames keys))
+    );
+  shown = value: if isBool value then (if value then "true" else "false") else toString value;
+  lines =
+    settings:
+    concatMap (
+      key:
+      map (value: "${key}=${shown value}\n") (
+        if isList settings.${key} then settings.${key} else [ settings.${key} ]
+      )
+    ) (attrNames settings);
+  section =
+    name: settings: if settings == { } then [ ] else [ (concatStringsSep "" ([ "[${name}]\n" ] ++ lines settings)) ];
+in
+rec {
+  text =
+    data:
+    concatStringsSep "\n" (
+      section "Unit" (named unitKeys data // data.unitConfig or { })
+      ++ section "Service" (data.serviceConfig or { })
+      ++ section "Socket" (data.socketConfig or { })
+      ++ section "Install" (named installKeys data)
+    );
+
+  # The files in systemd/
+  files =
+    let
+      from = content: "# Made from nix/units.nix, which has the reasons.\n" + content;
+      confined = {
+        name = "NAME";
+        unit = "wg@NAME.service";
+      };
+      # A drop-in can't be wanted by anything: `systemctl add-wants wg@NAME.service UNIT`
+      dropin = data: from ("# In place of NAME: the tunnel's.\n" + text (builtins.removeAttrs data [ "wantedBy" ]));
+    in
+    listToAttrs (
+      map (name: {
+        name = "${name}.service";
+        value = from (text units.services.${name});
+      }) (attrNames units.services)
+    )
+    // {
+      "confined-service.conf" = dropin (units.confined confined);
+      "confined-socket.conf" = dropin (units.confinedSocket confined);
+    };
+}

@@ -1,0 +1,158 @@
+# The units as plain data, in the words of NixOS's systemd.services: the one source of systemd/*.service and of module.nix.
+#
+# bin stands in front of the programs' names; "" lets systemd find them.
+{
+  bin ? "",
+}:
+let
+  # What both kinds of units can do without. Of the rest of systemd.exec(5), User=, RootDirectory= and PrivateUsers= are
+  # left out everywhere: names and mounts in the host, and links in a namespace that the host's root owns, want its root.
+  common = {
+    Type = "oneshot";
+    RemainAfterExit = true;
+    DevicePolicy = "closed";
+    KeyringMode = "private";
+    LockPersonality = true;
+    MemoryDenyWriteExecute = true;
+    NoNewPrivileges = true;
+    ProtectClock = true;
+    ProtectHostname = true;
+    RestrictRealtime = true;
+    RestrictSUIDSGID = true;
+    SystemCallArchitectures = "native";
+    SystemCallErrorNumber = "EPERM"; # a message from the program, not a core dump
+    UMask = "0077";
+  };
+
+  # The tunnel of the instance, in the namespace of the same name
+  tunnel = instance: name: {
+    description = "WireGuard tunnel ${if name == "%I" then "%i" else name}";
+    bindsTo = [ "netns@${instance}.service" ];
+    wants = [ "network-online.target" ];
+    after = [
+      "netns@${instance}.service"
+      "network-online.target"
+      "nss-lookup.target" # ordered after, never wanted: systemd.special(7)
+    ];
+    wantedBy = [ "multi-user.target" ];
+    unitConfig.StartLimitIntervalSec = 0; # it keeps trying as long as it is wanted
+    serviceConfig = common // {
+      ExecStart = "${bin}wg-up ${name}";
+      ExecReload = "${bin}wg-up ${name}";
+      ExecStopPost = "${bin}wg-down ${name}"; # also after a start that failed or was killed
+
+      # Usage, permission and configuration do not mend themselves. RestartMode= is the normal one: "direct" would hold up
+      # the boot for as long as the tunnel fails.
+      Restart = "on-failure";
+      RestartPreventExitStatus = "2 77 78";
+      RestartSec = 2;
+      RestartSteps = 6;
+      RestartMaxDelaySec = 60;
+      TimeoutStartSec = 180; # a lock is waited for 60 s, a name server that does not answer some 30 s for each name
+
+      # Setting up a link in another namespace takes these two. Root can read what root owns; a key of another user's
+      # gets here by LoadCredential=.
+      CapabilityBoundingSet = "CAP_NET_ADMIN CAP_SYS_ADMIN";
+      # Names are looked up by these: DNS, nscd and systemd-resolved, and the list of the host's addresses.
+      RestrictAddressFamilies = "AF_INET AF_INET6 AF_NETLINK AF_UNIX";
+      RestrictNamespaces = "net"; # that one it enters
+      SystemCallFilter = [
+        "@system-service"
+        "~@resources"
+        "~@privileged" # setns(2) is not among them
+      ];
+
+      # It writes /etc/netns/NAME/resolv.conf and nothing else.
+      ConfigurationDirectory = "netns";
+      ProtectSystem = "strict";
+      ProtectHome = "read-only"; # not hidden: keys are kept in /root too
+      PrivateDevices = true;
+      PrivateIPC = true;
+      PrivateTmp = true;
+      ProtectControlGroups = true;
+      ProtectKernelLogs = true;
+      ProtectKernelModules = true; # the kernel loads wireguard.ko itself
+      ProtectKernelTunables = true;
+      ProtectProc = "invisible";
+      # Left out: ProcSubset=pid hides whether IPv6 is off and who has a lock; PrivateNetwork= and IPAddressDeny= would
+      # take away the host's network, by which names are looked up and the tunnel's packets travel.
+    };
+  };
+in
+{
+  # What a service gets that is to run in the namespace `name` and nowhere else: where it cannot be joined, systemd does
+  # not start it. `unit` is the tunnel's; since that wants the service, it comes up with it after a first start that failed.
+  confined =
+    { unit, name }:
+    {
+      bindsTo = [ unit ];
+      after = [ unit ];
+      wantedBy = [ unit ];
+      serviceConfig = {
+        NetworkNamespacePath = "/run/netns/${name}";
+        # The sockets of whoever answers names for the host (nscd, systemd-resolved, D-Bus) are in /run. The unit's own
+        # directories and credentials systemd brings back itself.
+        TemporaryFileSystem = "/run";
+        BindReadOnlyPaths = [
+          "-/etc/netns/${name}/resolv.conf:/etc/resolv.conf" # there if the tunnel's configuration has a DNS=
+          "-/run/current-system"
+          "-/run/systemd/journal"
+          "-/run/systemd/notify"
+        ];
+      };
+    };
+
+  # The same for a socket unit, which otherwise listens in the host. The ordinary dependencies would have it up before
+  # any service, the tunnel's among them.
+  confinedSocket =
+    { unit, name }:
+    {
+      bindsTo = [ unit ];
+      after = [
+        "sysinit.target"
+        unit
+      ];
+      before = [ "shutdown.target" ];
+      conflicts = [ "shutdown.target" ];
+      wantedBy = [ unit ];
+      unitConfig.DefaultDependencies = false;
+      socketConfig.NetworkNamespacePath = "/run/netns/${name}";
+    };
+
+  services = {
+    "netns@" = {
+      description = "Network namespace %i";
+      before = [ "network.target" ];
+      serviceConfig = common // {
+        ExecStart = "${bin}netns-up %I";
+        ExecStop = "${bin}netns-down %I";
+        ExecStopPost = "${bin}netns-down %I"; # also after a start that failed, which ExecStop= is not
+        TimeoutStartSec = 90; # a lock is waited for 60 s
+        PrivateNetwork = true; # the namespace that gets the name
+
+        # The name is a mount that all others are to see. Each of PrivateTmp=, PrivateDevices=, PrivateIPC=, ProtectSystem=,
+        # ProtectHome=, ProtectProc=, ProtectControlGroups=, ProtectKernelLogs=, ProtectKernelModules=,
+        # ProtectKernelTunables=, ReadWritePaths= and BindPaths= gives the unit mounts of its own, and PrivateNetwork=
+        # does so too since systemd 254 (issue 28686).
+        PrivateMounts = false;
+
+        # mount(2). Without CAP_SYS_PTRACE netns-down names only root's of the processes that it leaves inside.
+        CapabilityBoundingSet = "CAP_SYS_ADMIN";
+        IPAddressDeny = "any";
+        RestrictAddressFamilies = "AF_NETLINK"; # whether a link but lo is up
+        RestrictNamespaces = true; # systemd makes the one that is wanted
+        SystemCallFilter = [
+          "@system-service"
+          "@mount"
+          "~@resources"
+          "~@privileged"
+        ];
+      };
+    };
+    "wg@" = tunnel "%i" "%I";
+    # The article's name for the tunnel wg; an alias of the instance wg@wg.service is refused by systemd
+    wg = tunnel "wg" "wg" // {
+      conflicts = [ "wg@wg.service" ];
+    };
+  };
+}
