@@ -1,0 +1,42 @@
+{
+  description = "Confine a systemd service to a WireGuard tunnel";
+
+  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
+
+  outputs =
+    { self, nixpkgs }:
+    let
+      forEach =
+        make:
+        nixpkgs.lib.genAttrs [
+          "x86_64-linux"
+          "aarch64-linux"
+        ] (system: make nixpkgs.legacyPackages.${system});
+    in
+    {
+      packages = forEach (pkgs: rec {
+        wgns-helpers = pkgs.callPackage ./nix/package.nix { };
+        default = wgns-helpers;
+      });
+
+      nixosModules.default = ./nix/module.nix;
+
+      overlays.default = final: _: { wgns-helpers = final.callPackage ./nix/package.nix { }; };
+
+      # The package with its tests, and virtual machines: one for each behaviour in nix/tests
+      checks = forEach (
+        pkgs:
+        {
+          inherit (self.packages.${pkgs.stdenv.hostPlatform.system}) wgns-helpers;
+        }
+        // nixpkgs.lib.genAttrs [
+          "confined"
+          "key"
+          "missing-key"
+          "reload"
+        ] (name: pkgs.testers.runNixOSTest ./nix/tests/${name}.nix)
+      );
+
+      formatter = forEach (pkgs: pkgs.nixfmt-tree);
+    };
+}

@@ -1,0 +1,64 @@
+# The options of NixOS that nix/module.nix reads and sets, of what little type they need here.
+{ lib, ... }:
+let
+  inherit (lib) mkOption types;
+  list = mkOption {
+    type = types.listOf types.raw;
+    default = [ ];
+  };
+  flag = default: mkOption {
+    type = types.bool;
+    inherit default;
+  };
+  settings = mkOption {
+    type = types.attrsOf types.setting;
+    default = { };
+  };
+  units = options: mkOption {
+    default = { };
+    type = types.attrsOf (types.submodule {
+      options = options // {
+        description = mkOption {
+          type = types.str;
+          default = "";
+        };
+        unitConfig = settings;
+        after = list;
+        before = list;
+        bindsTo = list;
+        conflicts = list;
+        requiredBy = list;
+        restartTriggers = list;
+        upheldBy = list;
+        wantedBy = list;
+        wants = list;
+      };
+    });
+  };
+in
+{
+  options = {
+    assertions = list;
+    warnings = list;
+    environment.systemPackages = list;
+    environment.etc = mkOption {
+      default = { };
+      type = types.attrsOf (types.submodule {
+        options.text = mkOption {
+          type = types.nullOr types.str;
+          default = null;
+        };
+        options.source = mkOption {
+          type = types.path;
+          default = "/made/of/text";
+        };
+      });
+    };
+    systemd.services = units {
+      serviceConfig = settings;
+      reloadIfChanged = flag false;
+      restartIfChanged = flag true;
+    };
+    systemd.sockets = units { socketConfig = settings; };
+  };
+}

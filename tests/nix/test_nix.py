@@ -1,0 +1,93 @@
+"""The Nix side: the units as data and as files, and what the NixOS module makes of options, also without nixpkgs."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import ROOT
+
+NIX = shutil.which("nix-instantiate")
+CASES = ROOT / "tests/nix/cases.nix"
+NIX_FILES = sorted([ROOT / "flake.nix", *ROOT.glob("nix/**/*.nix"), *ROOT.glob("tests/nix/*.nix")])
+NIXPKGS = os.environ.get("WGNS_NIXPKGS") or next(
+    iter(re.findall(r"(?:^|:)nixpkgs=(/[^:]*)", os.environ.get("NIX_PATH", ""))), ""
+)
+
+pytestmark = pytest.mark.skipif(not NIX, reason="nix-instantiate is missing (on Debian: apt-get install nix-bin)")
+
+
+def nix_instantiate(*arguments: str | Path) -> str:
+    """What it prints. The dummy store needs no /nix, no daemon and no root, and nothing can be copied into it."""
+    argv = [NIX or "", "--store", "dummy://", *map(str, arguments)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def evaluate(*arguments: str | Path) -> Any:
+    """The value of an expression."""
+    return json.loads(nix_instantiate("--eval", "--strict", "--json", *arguments))
+
+
+@functools.cache
+def cases(nixpkgs: str) -> dict[str, dict[str, Any]]:
+    """For each case what is got and what is expected, by our own small module system ("") or by NixOS."""
+    found: dict[str, dict[str, Any]] = evaluate(CASES, "--arg", "nixpkgs", nixpkgs or "null")
+    return found
+
+
+NAMES = re.findall(r"^    ([a-z-]+) = \{$", CASES.read_text().partition("\n  cases = {")[2], re.MULTILINE)
+
+
+def test_units_are_the_committed_files() -> None:
+    """The files in systemd/ are those that nix/render.nix makes of nix/units.nix, byte for byte."""
+    made = evaluate(ROOT / "nix/render.nix", "-A", "files")
+    assert made == {path.name: path.read_text() for path in ROOT.glob("systemd/*")}
+
+
+@pytest.mark.parametrize("path", NIX_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_parses(path: Path) -> None:
+    """Each Nix file is legal, also those that nothing here evaluates."""
+    nix_instantiate("--parse", path)
+
+
+def test_every_case_is_run() -> None:
+    """The names of the cases, taken from the text, are all that there are."""
+    assert sorted(NAMES) == sorted(cases(""))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_module(name: str) -> None:
+    """The module makes the units, files and messages of the case, in our own small module system."""
+    assert cases("")[name]["got"] == cases("")[name]["expected"]
+
+
+@pytest.mark.skipif(not NIXPKGS, reason="no nixpkgs: WGNS_NIXPKGS=PATH or NIX_PATH=nixpkgs=PATH says where")
+@pytest.mark.parametrize("name", NAMES)
+def test_module_in_nixos(name: str) -> None:
+    """The module makes the same of the case in NixOS."""
+    assert cases(NIXPKGS)[name]["got"] == cases(NIXPKGS)[name]["expected"]
+
+
+def test_options() -> None:
+    """Each option has a type and a description, and those of the article keep their names."""
+    options = evaluate(ROOT / "tests/nix/options.nix")
+    assert options["undescribed"] == ["systemd.services", "systemd.sockets"]  # NixOS's own, which get one more
+    article = {"enable", "address.IPv4", "address.IPv6", "peer", "endpoint", "privateKey"}
+    assert {f"my.wireguard.{name}" for name in article} <= set(options["names"])
+
+
+@pytest.mark.parametrize("path", NIX_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_file_names_is_there(path: Path) -> None:
+    """Paths in Nix files lead somewhere; of most, only a build would find out."""
+    for name in re.findall(r"(?<![\w.\"/])(\.\.?/[\w./@-]+)", re.sub("#.*", "", path.read_text())):
+        assert (path.parent / name).exists(), name
