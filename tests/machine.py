@@ -3,6 +3,8 @@
 ``python3 tests/machine.py -- COMMAND...`` boots it once, runs COMMAND as root in a copy of the project tree, shows the
 output live and exits with COMMAND's status: 124 after the time limit, 125 if the machine fails.  The image is built
 when it is first needed and kept in the user's cache.  QEMU runs it with KVM where that works and in software elsewhere.
+
+A COMMAND that leaves a file /root/reboot behind is run a second time, after the guest has shut down and booted again.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 SUITE, PYTHON, ARCHITECTURE = "trixie", "3.13", "x86_64"  # the Python is the suite's own
 PACKAGES = (
-    "dash,dbus,iproute2,iputils-ping,linux-image-cloud-amd64,procps,python3,"
+    "dash,dbus,iproute2,iputils-ping,linux-image-cloud-amd64,procps,python3,python3-installer,"
     "strace,systemd,systemd-sysv,tcpdump,udev,wireguard-tools"
 )
 NOT_IN_GUEST = {"mypy", "ruff"}  # the code checks don't need the guest's kernel
@@ -74,7 +76,7 @@ Description=The command that this machine was booted for
 After=multi-user.target
 [Service]
 ExecStart=/bin/sh /usr/local/sbin/machine
-ExecStopPost=/usr/bin/systemctl poweroff --force --force
+ExecStopPost=/bin/sh -c '[ -e /root/reboot ] || exec systemctl poweroff --force --force'
 IgnoreSIGPIPE=no
 OOMPolicy=continue
 TasksMax=infinity
@@ -91,13 +93,27 @@ mkfifo /run/machine
 cat /run/machine >"$1" &
 copier=$!
 exec 3>/run/machine
-sh -c 'modprobe -a wireguard virtio_blk; tar -C /root -xf /dev/vda && exec sh /root/command' >&3 2>&3 3>&- </dev/null
+if [ -e /root/reboot ]; then  # the second time
+    rm /root/reboot
+elif [ -e /root/command ]; then
+    echo 'the guest has booted again by itself' >&3
+    echo exit 125 >"$2"
+    exit
+else
+    modprobe -a wireguard virtio_blk
+    tar -C /root -xf /dev/vda
+fi
+sh /root/command >&3 2>&3 3>&- </dev/null
 status=$?
 exec 3>&-
 for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
     kill -0 $copier 2>/dev/null || break
     sleep 0.1
 done
+if [ $status = 0 ] && [ -e /root/reboot ]; then
+    exec systemctl reboot
+fi
+rm -f /root/reboot
 echo exit $status >"$2"
 """
 
@@ -369,7 +385,7 @@ def _qemu(accel: str, folder: Path, cargo: IO[bytes], memory: int) -> list[str]:
     """Return QEMU's arguments, but for the channels; the guest's disk is only read, its writes go to a deleted file."""
     kernel = "root=/dev/nvme0n1 rw console=ttyS0 quiet panic=-1 TERM=dumb"
     disk = str(folder / "disk").replace(",", ",,")
-    command = ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-nic", "none", "-machine", "q35"]
+    command = ["-nodefaults", "-no-user-config", "-display", "none", "-nic", "none", "-machine", "q35"]
     # One processor: with two, guests have crashed under software emulation.
     command += ["-smp", "1", "-m", str(memory), "-kernel", str(folder / "kernel"), "-append", kernel]
     command += ["-accel", "kvm", "-cpu", "host"] if accel == "kvm" else ["-accel", "tcg,tb-size=256", "-cpu", "max"]

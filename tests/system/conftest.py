@@ -1,0 +1,29 @@
+"""Fixtures for tests that take a booted system over: only in the test machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system import guest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip them elsewhere, with the way to run them."""
+    if not (Path("/usr/local/sbin/machine").exists() and os.uname().nodename == "machine"):
+        for item in items:
+            if Path(__file__).parent in item.path.parents:
+                item.add_marker(pytest.mark.skip(reason="takes the system over: tests/booted (make test does)"))
+
+
+@pytest.fixture
+def since() -> Iterator[str]:
+    """Where the journal is at the beginning. In the end all is taken away again, and nothing may be left."""
+    cursor = guest.cursor()
+    yield cursor
+    print(guest.journal(cursor))  # pytest shows it after a failure
+    guest.clean()
+    assert guest.leftovers() == []

@@ -1,0 +1,55 @@
+"""How the machine boots with forty tunnels and a confined service enabled, which have been used before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support import shell
+from tests.system import guest
+from tests.system.guest import TUNNELS, configure, confine, failed, show, state, systemctl, wait_for
+
+NAMES = ["demo", *(f"t{number}" for number in range(2, TUNNELS + 1))]
+
+
+def test_all_tunnels_come_up_by_themselves() -> None:
+    """Forty tunnels that are enabled at once are all up after the boot, each shakes hands, and no unit has failed."""
+    wait_for(lambda: [name for name in NAMES if state(f"wg@{name}.service") != "active"] == [], 120)
+    for name in NAMES:
+        shell(f"ip netns exec {name} ping -c 1 -W 20 10.64.0.1")
+    assert failed() == []
+
+
+def test_in_the_right_order() -> None:
+    """The confined service was started after its tunnel, which was started after the namespace and the network."""
+    wait_for(lambda: state("reach.service") == "active")
+    chain = ["netns@demo.service", "wg@demo.service", "reach.service"]
+    started = [int(show(unit)["ExecMainStartTimestampMonotonic"]) for unit in chain]
+    ready = [int(show(unit)["ActiveEnterTimestampMonotonic"]) for unit in chain]
+    assert ready[0] <= started[1]
+    assert ready[1] <= started[2]
+    assert int(show("network-online.target")["ActiveEnterTimestampMonotonic"]) <= started[1]
+    assert ready[0] <= int(show("network.target")["ActiveEnterTimestampMonotonic"])
+
+
+def test_the_confined_service_reaches_the_far_side_only() -> None:
+    """In this boot, it sees lo and its tunnel, reaches what is behind it, and nothing in the host."""
+    assert guest.report()["boot"] == Path("/proc/sys/kernel/random/boot_id").read_text()
+    guest.reaches_the_far_side_only()
+
+
+def test_a_stop_of_all_leaves_nothing() -> None:
+    """Stopping the forty namespaces takes tunnels and services along; no unit fails, nothing is left."""
+    systemctl("stop", "netns@*.service")
+    assert (state("reach.service"), failed(), guest.leftovers()) == ("inactive", [], [])
+
+
+def prepare() -> None:
+    """Before the boot: configure and enable them."""
+    for number, name in enumerate(NAMES, 1):
+        configure(name, number)
+    confine("reach.service", "demo")
+    systemctl("enable", "reach.service", *(f"wg@{name}.service" for name in NAMES))
+
+
+if __name__ == "__main__":
+    prepare()
