@@ -7,7 +7,7 @@ import os
 from _socket import if_nameindex
 
 from . import confine, converge, lock, netlink, netns, signals, state, wireguard
-from .errors import Failure, MissingError, PermissionRefusedError, UsageError, say, shown, warn
+from .errors import Failure, MissingError, PermissionRefusedError, say, warn
 from .resolve import path_mtu, resolve
 
 TYPE_CHECKING = False
@@ -19,16 +19,6 @@ if TYPE_CHECKING:
 KIND = "wireguard"
 _LAST_INDEX = 2**31 - 1
 _TRIES = 5  # a link may be made in the host between our look at the indexes and our request
-
-
-def checked_link(name: str) -> str:
-    """`name` if a link can be called so (dev_valid_name of the kernel), `UsageError` otherwise."""
-    if len(name) > 15 or ":" in name or name in ("lo", "all", "default"):
-        raise UsageError(
-            f"{shown(name)} cannot be an interface's name",
-            'at most 15 characters, no colon; "lo", "all" and "default" are taken',
-        )
-    return name
 
 
 def up(link: str, namespace: str, load: Callable[[], Tunnel]) -> None:
@@ -66,11 +56,12 @@ def up(link: str, namespace: str, load: Callable[[], Tunnel]) -> None:
             try:
                 _configure(inside, generic, index, (tunnel, mtu))
                 signals.check()
-                confine.write_resolv_conf(namespace, link, tunnel)
+                confine.write(namespace, link, tunnel)
             except BaseException:
                 _delete(inside, index, link)
                 raise
-    say(f'"{link}" is up in namespace "{namespace}": {len(tunnel.peers)} peer(s), mtu {mtu}')
+    names = "" if tunnel.dns else ", no DNS= in the configuration: names are not looked up"
+    say(f'"{link}" is up in namespace "{namespace}": {len(tunnel.peers)} peer(s), mtu {mtu}{names}')
 
 
 def _change(change: converge.Change, names: tuple[str, str], tunnel: Tunnel, mtu: int) -> None:
@@ -78,7 +69,7 @@ def _change(change: converge.Change, names: tuple[str, str], tunnel: Tunnel, mtu
     try:
         done = change.make(tunnel, mtu)
         signals.check()
-        done += confine.write_resolv_conf(namespace, link, tunnel)
+        done += confine.write(namespace, link, tunnel)
     except BaseException:
         change.undo()
         raise
@@ -189,12 +180,12 @@ def plan(link: str, namespace: str, tunnel: Tunnel) -> list[str]:
     else:
         steps = [f'{netlink.create_link(link, KIND, 0, 0).what} in namespace "{namespace}", its UDP socket in this one']
         steps += converge.planned(tunnel)
-    steps += confine.write_resolv_conf(namespace, link, tunnel, dry=True)
+    steps += confine.write(namespace, link, tunnel, dry=True)
     return steps or [f'"{link}" in namespace "{namespace}" is as configured: nothing to change']
 
 
 def down(link: str, namespace: str) -> None:
-    """Delete the WireGuard link `link` of `namespace`, and the resolv.conf that wg-up wrote, if they are there.
+    """Delete the WireGuard link `link` of `namespace`, and the files that wg-up wrote, if they are there.
 
     Raises `Failure`, also for a link of another kind.
     """
@@ -214,4 +205,4 @@ def down(link: str, namespace: str) -> None:
                 say(f'"{link}" is gone from namespace "{namespace}"')
             else:
                 say(f'there is no "{link}" in namespace "{namespace}"')
-    confine.remove_resolv_conf(namespace, link)
+    confine.remove(namespace, link)

@@ -1,4 +1,4 @@
-"""The resolv.conf of a namespace, where ip-netns(8) looks for it: /etc/netns/NAME/resolv.conf.
+"""What names mean in a namespace: /etc/netns/NAME/resolv.conf and nsswitch.conf, where ip-netns(8) looks for them.
 
 The first line of what is written here says whose it is, with a digest of the rest: a file that somebody else wrote or
 changed is never touched. Files are written in place, so that bind mounts of them stay valid.
@@ -19,78 +19,99 @@ if TYPE_CHECKING:
     from .tunnel import Tunnel
 
 DIRECTORY = "/etc/netns"
+FILES = ("nsswitch.conf", "resolv.conf")
 _MARK = ".made-by-wg-up"  # in DIRECTORY when wg-up made that; `ip netns exec` looks only into its subfolders
 _WITH_FOLDER = b"; with its folder"
 _SIZE_LIMIT = 1 << 16  # bytes; a larger file is not ours
 
 
-def write_resolv_conf(namespace: str, link: str, tunnel: Tunnel, *, dry: bool = False) -> list[str]:
-    """Write the tunnel's name servers and search domains; without a server there is no file. What was done, in words.
+def write(namespace: str, link: str, tunnel: Tunnel, *, dry: bool = False) -> list[str]:
+    """Write both files, by which the tunnel's name servers are asked or nobody. What was done, in words.
 
     An empty file, which a crash can leave, is taken over. Raises `Failure`, and then all is as before. With `dry`
     nothing is done, only said.
     """
-    if not tunnel.dns:
-        return remove_resolv_conf(namespace, link, dry=dry)
-    path = f"{DIRECTORY}/{namespace}/resolv.conf"
-    search = f", search {' '.join(tunnel.search)}" if tunnel.search else ""
+    folder = f"{DIRECTORY}/{namespace}"
     with Lock(make=not dry):
-        former = _read(path)
-        if former and not _is_ours(former, link):
-            warn(f"{path} was not written by wg-up {link}: left as it is", "the tunnel's DNS servers are not in use")
-            return []
-        new_folder = not os.path.isdir(os.path.dirname(path))
-        content = _content(link, tunnel, with_folder=new_folder or _has_folder(former or b""))
+        former = {name: read(f"{folder}/{name}") for name in FILES}
+        foreign = [name for name, content in former.items() if content and not is_ours(content, link)]
+        for name in foreign:
+            hint = (
+                "the tunnel's DNS servers are not in use"
+                if name == "resolv.conf"
+                else "the host may be asked for names"
+            )
+            warn(f"{folder}/{name} was not written by wg-up {link}: left as it is", hint)
+        flag = _WITH_FOLDER if not os.path.isdir(folder) or any(map(_has_folder, former.values())) else b""
+        bodies = {"nsswitch.conf": _nsswitch(), "resolv.conf": _resolv_conf(tunnel)}
+        wanted = {name: _mark(link, body) + flag + b"\n" + body for name, body in bodies.items() if name not in foreign}
+        changed = {name: content for name, content in wanted.items() if content != former[name]}
         if not dry:
-            _sweep(path)
-        if content != former and not dry:
+            _sweep(folder)
             try:
-                _create(path, content) if former is None else _overwrite(path, content, len(former))
+                _create(folder, {name: content for name, content in changed.items() if former[name] is None})
+                for name, content in changed.items():
+                    if former[name] is not None:
+                        _overwrite(f"{folder}/{name}", content, len(former[name] or b""))
             except OSError as error:
-                _put_back(path, former, content)
-                raise system_error(path, error) from None
-    return [] if content == former else [f"{path}: name servers {', '.join(tunnel.dns)}{search}"]
+                _put_back(folder, former, changed)
+                raise system_error(folder, error) from None
+    servers = f"name servers {', '.join(tunnel.dns)}" if tunnel.dns else "no name server"
+    search = f", search {' '.join(tunnel.search)}" if tunnel.dns and tunnel.search else ""
+    words = {"nsswitch.conf": "host names by /etc/hosts and DNS", "resolv.conf": servers + search}
+    return [f"{folder}/{name}: {words[name]}" for name in changed]
 
 
-def remove_resolv_conf(namespace: str, link: str, *, dry: bool = False) -> list[str]:
-    """Remove the file that wg-up wrote for `link`, and the folders that it made. Like `write_resolv_conf` otherwise."""
-    path = f"{DIRECTORY}/{namespace}/resolv.conf"
+def remove(namespace: str, link: str) -> None:
+    """Remove the files that wg-up wrote for `link`, and the folders that it made. Raises `Failure`, as `write` does."""
+    folder = f"{DIRECTORY}/{namespace}"
     if not any(os.path.lexists(place) for place in (DIRECTORY, _aside(DIRECTORY))):
-        return []
+        return
     with Lock(make=False):
-        content = _read(path)
-        ours = content is not None and _is_ours(content, link)
-        if content is not None and not ours:
-            warn(f"{path} was not written by wg-up {link}: left as it is")
-        if not dry:
-            try:
-                _remove(path, content if ours else None)
-            except OSError as error:
-                _put_back(path, content, None)
-                raise system_error(path, error) from None
-    return [f"remove {path}"] if ours else []
+        found = {name: content for name in FILES if (content := read(f"{folder}/{name}")) is not None}
+        ours = {name: content for name, content in found.items() if is_ours(content, link)}
+        for name in found.keys() - ours.keys():
+            warn(f"{folder}/{name} was not written by wg-up {link}: left as it is")
+        try:
+            _remove(folder, ours)
+        except OSError as error:
+            _put_back(folder, ours, {})
+            raise system_error(folder, error) from None
 
 
-def _put_back(path: str, former: bytes | None, content: bytes | None) -> None:
-    """After an error: the file is to be what it was, and not `content`."""
-    try:
-        now = _read(path)
-        if former is None:
-            _remove(path, now if now == content else None)
-        elif now is None:
-            _sweep(path)
-            _create(path, former)
-        elif now != former:
-            _overwrite(path, former, _SIZE_LIMIT)
-    except OSError as error:
-        warn(f"{path} could not be put back: {os.strerror(error.errno or 0).lower()}")
+def _put_back(folder: str, former: dict[str, bytes | None] | dict[str, bytes], written: dict[str, bytes]) -> None:
+    """After an error: the files are to be what they were, and not what was `written`."""
+    for name, content in former.items():
+        path = f"{folder}/{name}"
+        try:
+            now = read(path)
+            if content is None:
+                _remove(folder, {name: now} if now is not None and now == written.get(name) else {})
+            elif now is None:
+                _sweep(folder)
+                _create(folder, {name: content})
+            elif now != content:
+                _overwrite(path, content, _SIZE_LIMIT)
+        except OSError as error:
+            warn(f"{path} could not be put back: {os.strerror(error.errno or 0).lower()}")
 
 
-def _content(link: str, tunnel: Tunnel, *, with_folder: bool) -> bytes:
+def _resolv_conf(tunnel: Tunnel) -> bytes:
     lines = [f"nameserver {server}\n" for server in tunnel.dns]
-    lines += [f"search {' '.join(tunnel.search)}\n"] if tunnel.search else []
-    body = "".join(lines).encode()
-    return _mark(link, body) + (_WITH_FOLDER if with_folder else b"") + b"\n" + body
+    lines += [f"search {' '.join(tunnel.search)}\n"] if tunnel.search and lines else []
+    nobody = "# The configuration has no DNS=: nobody is asked, unless a name server runs in the namespace itself.\n"
+    return "".join(lines or [nobody]).encode()
+
+
+def _nsswitch() -> bytes:
+    """The host's nsswitch.conf(5) but for host names, which none of the host's daemons is to be asked for."""
+    try:
+        with open("/etc/nsswitch.conf", "rb") as file:
+            host = [line for line in file.read(_SIZE_LIMIT).splitlines() if b":" in line.partition(b"#")[0]]
+    except OSError:
+        host = []
+    kept = [line for line in host if line.partition(b":")[0].strip() != b"hosts"]
+    return b"".join(line + b"\n" for line in [b"hosts: files dns", *kept])
 
 
 def _mark(link: str, body: bytes) -> bytes:
@@ -98,16 +119,17 @@ def _mark(link: str, body: bytes) -> bytes:
     return f"# written by wg-up {link}, removed by wg-down {link}; {digest}".encode()
 
 
-def _has_folder(content: bytes) -> bool:
-    return content.partition(b"\n")[0].endswith(_WITH_FOLDER)
+def _has_folder(content: bytes | None) -> bool:
+    return (content or b"").partition(b"\n")[0].endswith(_WITH_FOLDER)
 
 
-def _is_ours(content: bytes, link: str) -> bool:
+def is_ours(content: bytes, link: str) -> bool:
+    """Whether a file with this content is as wg-up wrote it for `link`."""
     first, _, body = content.partition(b"\n")
     return first.removesuffix(_WITH_FOLDER) == _mark(link, body.rstrip(b"\n") + b"\n")  # see _overwrite
 
 
-def _read(path: str) -> bytes | None:
+def read(path: str) -> bytes | None:
     """The file's content, None where there is none; what is no regular file has one that is not ours."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -143,46 +165,47 @@ def _aside(path: str) -> str:
     return f"{folder}/.{name}.wg-up"
 
 
-def _create(path: str, content: bytes) -> None:
-    """Make the file with the folders that are missing; all of it appears at once, by link(2) or rename(2)."""
-    folder = os.path.dirname(path)
-    top = next((place for place in (DIRECTORY, folder) if not os.path.isdir(place)), path)
-    aside = _aside(top)
-    new = aside + path.removeprefix(top)
-    for place in [place for place in (DIRECTORY, folder) if place.startswith(top)]:
-        made = aside + place.removeprefix(top)
+def _create(folder: str, files: dict[str, bytes]) -> None:
+    """Make files and the folders that are missing; all appear as a whole, by link(2), or rename(2) of the folder."""
+    top = next((place for place in (DIRECTORY, folder) if not os.path.isdir(place)), "")
+    if not files:
+        return
+    for place in [place for place in (DIRECTORY, folder) if top and place.startswith(top)]:
+        made = _aside(top) + place.removeprefix(top)
         os.mkdir(made)
         os.chmod(made, 0o755)  # noqa: S103  (whatever the umask is: services of any user read there)
     if top == DIRECTORY:
-        os.close(os.open(f"{aside}/{_MARK}", os.O_WRONLY | os.O_CREAT, 0o644))
-    os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
-    _overwrite(new, content, 0)
-    if top == path:
-        os.link(new, path)  # not over what somebody else made meanwhile
-        os.unlink(new)
-    else:
-        os.rename(aside, top)
+        os.close(os.open(f"{_aside(top)}/{_MARK}", os.O_WRONLY | os.O_CREAT, 0o644))
+    for name, content in files.items():
+        path = f"{folder}/{name}"
+        new = _aside(top) + path.removeprefix(top) if top else _aside(path)
+        os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+        _overwrite(new, content, 0)
+        if not top:
+            os.link(new, path)  # not over what somebody else made meanwhile
+            os.unlink(new)
+    if top:
+        os.rename(_aside(top), top)
 
 
-def _remove(path: str, content: bytes | None) -> None:
-    """Take away the file of that content, its folder unless it has more in it, and DIRECTORY, each if wg-up made it."""
-    folder = os.path.dirname(path)
-    if content is not None:
-        alone = _has_folder(content) and os.listdir(folder) == [os.path.basename(path)]
-        os.rename(folder if alone else path, _aside(folder if alone else path))
-    _sweep(path)
+def _remove(folder: str, files: dict[str, bytes]) -> None:
+    """Take away these files, their folder unless it has more in it, and DIRECTORY, each if wg-up made it."""
+    alone = any(map(_has_folder, files.values())) and files.keys() == set(os.listdir(folder))
+    for place in [folder] if alone else [f"{folder}/{name}" for name in files]:
+        os.rename(place, _aside(place))
+    _sweep(folder)
     if os.path.isdir(DIRECTORY) and os.listdir(DIRECTORY) == [_MARK]:
         os.rename(DIRECTORY, _aside(DIRECTORY))
-        _sweep(path)
+        _sweep(folder)
 
 
-def _sweep(path: str) -> None:
+def _sweep(folder: str) -> None:
     """Delete what stands aside, of this run or of one that was killed; OSError if there is more than wg-up makes."""
-    for place in (path, os.path.dirname(path), DIRECTORY):
+    for place in (*(f"{folder}/{name}" for name in FILES), folder, DIRECTORY):
         aside = _aside(place)
-        for folder, _, files in () if os.path.islink(aside) else os.walk(aside, topdown=False):
-            for name in {_MARK, os.path.basename(path)}.intersection(files):
-                os.unlink(f"{folder}/{name}")
-            os.rmdir(folder)
+        for path, _, files in () if os.path.islink(aside) else os.walk(aside, topdown=False):
+            for name in {_MARK, *FILES}.intersection(files):
+                os.unlink(f"{path}/{name}")
+            os.rmdir(path)
         if os.path.lexists(aside):
             os.unlink(aside)
