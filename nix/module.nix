@@ -6,7 +6,12 @@
   ...
 }:
 let
-  inherit (builtins) attrNames match removeAttrs;
+  inherit (builtins)
+    attrNames
+    elem
+    match
+    removeAttrs
+    ;
   inherit (lib)
     concatMapStringsSep
     filterAttrs
@@ -148,9 +153,12 @@ let
   confined =
     section: make: tunnel:
     let
+      inherit (tunnels.${tunnel}) address allowedIPs;
+      whole = (address.IPv4 == null || elem "0.0.0.0/0" allowedIPs) && (address.IPv6 == null || elem "::/0" allowedIPs);
       data = make {
         name = tunnel;
         unit = "${unitOf tunnel}.service";
+        check = if tunnels ? ${tunnel} && !whole then "--no-default " else "";
       };
     in
     data // { ${section} = builtins.mapAttrs (_: toList) data.${section}; };
@@ -185,7 +193,7 @@ let
   each = assertions: set: builtins.concatLists (lib.mapAttrsToList assertions set);
   isOn =
     value:
-    builtins.elem (toString value) [
+    elem (toString value) [
       "1"
       "on"
       "true"

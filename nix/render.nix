@@ -55,7 +55,7 @@ rec {
       ++ section "Install" (named installKeys data)
     );
 
-  # The files in systemd/
+  # The files that are made from the units, by their path in the project
   files =
     let
       from = content: "# Made from nix/units.nix, which has the reasons.\n" + content;
@@ -64,16 +64,16 @@ rec {
         unit = "wg@NAME.service";
       };
       # A drop-in can't be wanted by anything: `systemctl add-wants wg@NAME.service UNIT`
-      dropin = data: from ("# In place of NAME: the tunnel's.\n" + text (builtins.removeAttrs data [ "wantedBy" ]));
+      dropin = data: from (text (builtins.removeAttrs data [ "wantedBy" ]));
     in
     listToAttrs (
       map (name: {
-        name = "${name}.service";
+        name = "systemd/${name}.service";
         value = from (text units.services.${name});
       }) (attrNames units.services)
     )
     // {
-      "confined-service.conf" = dropin (units.confined confined);
-      "confined-socket.conf" = dropin (units.confinedSocket confined);
+      "wgns_helpers/confined-service.conf" = dropin (units.confined confined);
+      "wgns_helpers/confined-socket.conf" = dropin (units.confinedSocket confined);
     };
 }

@@ -82,8 +82,13 @@ in
 {
   # What a service gets that is to run in the namespace `name` and nowhere else: where it cannot be joined, systemd does
   # not start it. `unit` is the tunnel's; since that wants the service, it comes up with it after a first start that failed.
+  # What it is that way it proves before it starts; `check` has options of wgns check.
   confined =
-    { unit, name }:
+    {
+      unit,
+      name,
+      check ? "",
+    }:
     {
       bindsTo = [ unit ];
       after = [ unit ];
@@ -94,18 +99,21 @@ in
         # directories and credentials systemd brings back itself.
         TemporaryFileSystem = "/run";
         BindReadOnlyPaths = [
-          "-/etc/netns/${name}/resolv.conf:/etc/resolv.conf" # there if the tunnel's configuration has a DNS=
+          "/etc/netns/${name}/nsswitch.conf:/etc/nsswitch.conf"
+          "/etc/netns/${name}/resolv.conf:/etc/resolv.conf"
+          "/run/netns/${name}" # to be compared by the check
           "-/run/current-system"
           "-/run/systemd/journal"
           "-/run/systemd/notify"
         ];
+        ExecStartPre = "${bin}wgns check ${check}${name}";
       };
     };
 
   # The same for a socket unit, which otherwise listens in the host. The ordinary dependencies would have it up before
   # any service, the tunnel's among them.
   confinedSocket =
-    { unit, name }:
+    { unit, name, ... }:
     {
       bindsTo = [ unit ];
       after = [

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = ("netns-up", "netns-down", "wg-up", "wg-down")
+PROGRAMS = ("netns-up", "netns-down", "wg-up", "wg-down", "wgns")
 
 # wg(8)'s own examples of keys
 PRIVATE = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="

@@ -1,4 +1,4 @@
-"""Command lines of the four programs: arguments, exit codes, and what is said in the end."""
+"""Command lines of the five programs: arguments, exit codes, and what is said in the end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from . import __version__, signals
 from .errors import ERROR, Failure, UsageError, say, shown, system_error
-from .netns import checked_name
+from .netns import checked_link, checked_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,12 +39,40 @@ one that is there is changed where it differs, and its sessions go on.
 Removes the WireGuard interface NAME (default: wg) from the network namespace of that name, and wg-up's resolv.conf.
   --netns NAMESPACE   another network namespace than NAME
 {_CODES}""",
+    "wgns": f"""usage: wgns check|dropin|exec …
+Looks at what is confined to a tunnel, and confines more; each has its own --help.
+  wgns check [NAME]                proves that this process is confined to the tunnel NAME
+  wgns dropin NAME [--unit UNIT]   prints the drop-in that confines a unit
+  wgns exec NAME COMMAND…          runs a command with the isolation of a confined service
+{_CODES}""",
+    "wgns check": f"""usage: wgns check [NAME] [--no-default] [--json]
+Proves that this process is confined to the tunnel NAME (default: the one whose namespace it is in), one line for each
+point. By hand in the host's network namespace, as root, it looks into the namespace NAME instead.
+  --no-default   the tunnel need not have default routes
+  --json         the points as JSON
+{_CODES}""",
+    "wgns dropin": f"""usage: wgns dropin NAME [--unit UNIT] [--allow PATH]…
+Prints the drop-in that confines a unit to the tunnel NAME.
+  --unit UNIT    the service or socket that it is for, which is looked at
+  --allow PATH   what of /run the service may see besides what every service needs; can be given again
+{_CODES}""",
+    "wgns exec": f"""usage: wgns exec NAME [--user USER] [--] COMMAND [ARGUMENT]…
+Runs a command with the isolation of a service that is confined to the tunnel NAME, as the user who called sudo.
+  --user USER    as another user: a name or a number
+{_CODES.rstrip()}; of the command otherwise, 126 and 127 if it cannot be run
+""",
 }
 # The options of each program, and whether they take a value
 _OPTIONS = {
     "wg-up": {"--netns": True, "--config": True, "--private-key": True, "--dry-run": False},
     "wg-down": {"--netns": True},
+    "wgns check": {"--no-default": False, "--json": False},
+    "wgns dropin": {"--unit": True, "--allow": True},
+    "wgns exec": {"--user": True},
 }
+_AGAIN = "--allow"  # can be given more than once
+# How many names each program takes; a command is some too
+_NAMES = {"wgns": (0, 1), "wg-up": (0, 1), "wg-down": (0, 1), "wgns check": (0, 1), "wgns exec": (2, 1 << 30)}
 
 
 def main(program: str) -> None:
@@ -54,7 +82,10 @@ def main(program: str) -> None:
     try:
         while os.open(os.devnull, os.O_RDWR) < 3:  # a socket in the place of a closed stderr would get the messages
             pass
-        names, options = parse(program, sys.argv[1:])
+        arguments = sys.argv[1:]
+        if program == "wgns" and arguments and f"wgns {arguments[0]}" in _USAGE:
+            program = f"wgns {arguments.pop(0)}"
+        names, options = parse(program, arguments)
         if "--help" in options:
             _print(_USAGE[program])
         elif "--version" in options:
@@ -63,6 +94,8 @@ def main(program: str) -> None:
             from . import naming
 
             (naming.up if program == "netns-up" else naming.down)(checked_name(names[0]))
+        elif program.startswith("wgns"):
+            _wgns(program, names, options)
         else:
             _wg(program, names[0] if names else "wg", options)
     except Exception as error:
@@ -84,7 +117,7 @@ def _print(text: str) -> None:
 def _wg(program: str, name: str, options: dict[str, str]) -> None:
     from . import bringup
 
-    link = bringup.checked_link(checked_name(name))
+    link = checked_link(checked_name(name))
     namespace = checked_name(options["--netns"]) if "--netns" in options else link
     if program == "wg-down":
         bringup.down(link, namespace)
@@ -98,6 +131,41 @@ def _wg(program: str, name: str, options: dict[str, str]) -> None:
         _print("".join(f"{step}\n" for step in bringup.plan(link, namespace, load())))
     else:
         bringup.up(link, namespace, lambda: resolve.resolve(load()))
+
+
+def _wgns(program: str, names: list[str], options: dict[str, str]) -> None:
+    if program == "wgns":
+        raise UsageError("check, dropin or exec is wanted", "wgns --help tells what they do")
+    name = checked_link(checked_name(names[0])) if names else ""
+    if program == "wgns dropin":
+        from . import dropin
+
+        allowed = options["--allow"].split("\n") if "--allow" in options else []
+        _print(dropin.for_unit(name, options.get("--unit", ""), allowed))
+    elif program == "wgns exec":
+        from . import execute
+
+        execute.execute(name, options.get("--user", ""), names[1:])
+    else:
+        _check(name, options)
+
+
+def _check(name: str, options: dict[str, str]) -> None:
+    from . import check
+
+    name = name or check.own_name()
+    points = check.points(name, default="--no-default" not in options)
+    refuted = [f"{point}: {text}" for point, holds, text in points if holds is False]
+    if "--json" in options:
+        import json
+
+        rows = [{"point": point, "holds": holds, "text": text} for point, holds, text in points]
+        _print(json.dumps({"name": name, "confined": not refuted, "points": rows}, indent=2) + "\n")
+    else:
+        words = {True: "yes", False: "NO ", None: "?  "}
+        _print("".join(f"{words[holds]} {point}: {text}\n" for point, holds, text in points))
+    if refuted:
+        raise Failure(f'not confined to "{name}": {refuted[0]}')
 
 
 def _failure(error: Exception) -> Failure:
@@ -119,8 +187,8 @@ def parse(program: str, arguments: list[str]) -> tuple[list[str], dict[str, str]
     while rest:
         argument = rest.pop(0)
         option, equals, value = argument.partition("=")
-        if argument == "--":
-            names += rest
+        if argument == "--" or (program == "wgns exec" and names and not argument.startswith("-")):  # a command
+            names += rest if argument == "--" else [argument, *rest]
             break
         if argument in ("--help", "-h", "--version"):
             return [], {"--help" if argument == "-h" else argument: ""}
@@ -128,16 +196,19 @@ def parse(program: str, arguments: list[str]) -> tuple[list[str], dict[str, str]
             names.append(argument)
         elif option not in known:
             raise UsageError(f"unknown option {shown(option)}", "--help lists the options")
-        elif option in given:
+        elif option in given and option != _AGAIN:
             raise UsageError(f"{option} is given twice")
         elif not known[option] and equals:
             raise UsageError(f"{option} takes no value")
         else:
-            given[option] = value if equals or not known[option] else "".join(rest[:1])
+            value = value if equals or not known[option] else "".join(rest[:1])
+            given[option] = f"{given[option]}\n{value}" if option in given else value
             rest = rest[1:] if known[option] and not equals else rest
     empty = [option for option, value in given.items() if known[option] and not value]
     if empty:
         raise UsageError(f"{empty[0]} needs a value")
-    if len(names) > 1 or (program.startswith("netns") and not names):
-        raise UsageError(f"one NAME is wanted, {len(names)} given", "--help shows the usage")
+    least, most = _NAMES.get(program, (1, 1))
+    if not least <= len(names) <= most:
+        wanted = "NAME and COMMAND are" if least > 1 else "one NAME is"
+        raise UsageError(f"{wanted} wanted, {len(names)} given", "--help shows the usage")
     return names, given

@@ -13,7 +13,7 @@ from .errors import Failure, MissingError, PermissionRefusedError, UsageError, s
 DIRECTORY = "/run/netns"
 
 _CLONE_NEWNET = 0x40000000  # sched.h
-_MS_BIND, _MS_REC, _MS_SHARED, _MNT_DETACH = 0x1000, 0x4000, 0x100000, 2  # sys/mount.h
+MS_BIND, MS_REC, _MS_SHARED, _MNT_DETACH = 0x1000, 0x4000, 0x100000, 2  # sys/mount.h
 _NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.@+:")
 
@@ -38,6 +38,16 @@ def checked_name(text: str) -> str:
         raise UsageError(f"{shown(text)} is not a name", "1 to 255 letters, digits, _ - . @ + : with no leading dash")
     if name != text and not in_unit():
         say(f"{shown(text)} is read as {shown(name)}, as systemd's %I has it")
+    return name
+
+
+def checked_link(name: str) -> str:
+    """`name` if a link can be called so (dev_valid_name of the kernel), `UsageError` otherwise."""
+    if len(name) > 15 or ":" in name or name in ("lo", "all", "default"):
+        raise UsageError(
+            f"{shown(name)} cannot be an interface's name",
+            'at most 15 characters, no colon; "lo", "all" and "default" are taken',
+        )
     return name
 
 
@@ -111,7 +121,7 @@ def enter(descriptor: int) -> None:
         if hasattr(os, "setns"):  # Python 3.12; without ctypes 3 ms sooner
             os.setns(descriptor, _CLONE_NEWNET)
         else:
-            _call("setns", descriptor, _CLONE_NEWNET)
+            call("setns", descriptor, _CLONE_NEWNET)
     except OSError as error:
         raise system_error("cannot enter the network namespace", error) from None
 
@@ -119,7 +129,7 @@ def enter(descriptor: int) -> None:
 def enter_new() -> None:
     """Move this process into a network namespace of its own."""
     try:
-        _call("unshare", _CLONE_NEWNET)
+        call("unshare", _CLONE_NEWNET)
     except OSError as error:
         raise system_error("cannot make a network namespace", error) from None
 
@@ -154,14 +164,14 @@ def attach(name: str) -> None:
     try:
         _share_directory()
         made = _placeholder(path)
-        _call("mount", b"/proc/self/ns/net", path.encode(), b"none", _MS_BIND, None)
+        call("mount", b"/proc/self/ns/net", path.encode(), b"none", MS_BIND, None)
         mounted = True
         signals.check()
         if f"net:[{own()[1]}]" not in _pid1_roots(path):
             raise _private_mounts(path)  # noqa: TRY301
     except BaseException as error:
         if mounted:
-            _call("umount2", path.encode(), _MNT_DETACH)
+            call("umount2", path.encode(), _MNT_DETACH)
         if made:
             os.unlink(path)
         if isinstance(error, OSError) and error.errno == errno.EROFS:  # ProtectSystem=strict
@@ -176,7 +186,7 @@ def detach(name: str, pinned: Identity | None) -> None:
     path = f"{DIRECTORY}/{name}"
     try:
         while os.lstat(path).st_dev == own()[0]:  # a name can be mounted over
-            _call("umount2", path.encode(), _MNT_DETACH)
+            call("umount2", path.encode(), _MNT_DETACH)
         wanted = f"net:[{pinned[1]}]" if pinned else "net:["
         if any(root.startswith(wanted) for root in _pid1_roots(path)):
             raise _private_mounts(path)
@@ -196,12 +206,12 @@ def _share_directory() -> None:
     """Make /run/netns a shared mount, so that names made later are seen in other mount namespaces (ip-netns(8))."""
     path = DIRECTORY.encode()
     try:
-        _call("mount", b"", path, b"none", _MS_SHARED | _MS_REC, None)
+        call("mount", b"", path, b"none", _MS_SHARED | MS_REC, None)
     except OSError as error:
         if error.errno != errno.EINVAL:  # EINVAL: it is no mount yet
             raise
-        _call("mount", path, path, b"none", _MS_BIND | _MS_REC, None)
-        _call("mount", b"", path, b"none", _MS_SHARED | _MS_REC, None)
+        call("mount", path, path, b"none", MS_BIND | MS_REC, None)
+        call("mount", b"", path, b"none", _MS_SHARED | MS_REC, None)
 
 
 def _placeholder(path: str) -> bool:
@@ -225,7 +235,7 @@ def _pid1_roots(path: str) -> list[str]:
         return [fields[3] for fields in map(str.split, lines) if fields[4].endswith(path)]
 
 
-def _call(name: str, *arguments: int | bytes | None) -> None:
+def call(name: str, *arguments: int | bytes | None) -> None:
     """A system call by its C function; numbers are int (mount's flags unsigned long), texts bytes. Raises OSError."""
     import ctypes
 

@@ -80,7 +80,7 @@ def _replace(fault: Fault | None, log: int) -> None:
     for name in CALLS:
         if hasattr(os, name):
             setattr(os, name, _wrapped(step, name, getattr(os, name)))
-    netns._call = _wrapped(step, "", netns._call)  # noqa: SLF001
+    netns.call = _wrapped(step, "", netns.call)
     exchange = netlink.Socket._exchange  # noqa: SLF001
 
     def exchanged(socket: netlink.Socket, batch: list[netlink.Request]) -> list[bytes]:

@@ -241,6 +241,20 @@ BAD_COMMANDS: dict[tuple[str, ...], str] = {
     ("wg-up", "--netns", "a\x1b[31m\nb"): '"a\\x1b[31m\\nb" is not a name',
     ("wg-down", "--config", "x"): 'unknown option "--config"',
     ("wg-down", "default"): "cannot be an interface's name",
+    ("wgns",): "check, dropin or exec is wanted",
+    ("wgns", "chek"): "check, dropin or exec is wanted",
+    ("wgns", "check", "a", "b"): "one NAME is wanted, 2 given",
+    ("wgns", "check", "--yes"): "unknown option",
+    ("wgns", "exec", "wg"): "NAME and COMMAND are wanted, 1 given",
+    ("wgns", "exec", "wg", "--user", "", "true"): "--user needs a value",
+    ("wgns", "dropin"): "one NAME is wanted, 0 given",
+    ("wgns", "dropin", "a b"): "is not a name",
+    ("wgns", "dropin", "wg", "--unit", "a.timer"): "hint: a .service or a .socket is wanted",
+    ("wgns", "dropin", "wg", "--allow", "/etc"): "hint: all else is as the unit has it",
+    ("wgns", "dropin", "wg", "--allow", "/run/a:/run/b"): "a path below /run is wanted",
+    ("wgns", "dropin", "wg", "--allow", "/run/../etc"): "a path below /run is wanted",
+    ("wgns", "dropin", "wg", "--allow", "/run/a\nBindPaths=/run/dbus"): "a path below /run is wanted",
+    ("wgns", "dropin", "wg", "--unit", "a.socket", "--allow", "/run/a"): "--allow is for services",
 }
 
 

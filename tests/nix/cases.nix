@@ -331,7 +331,12 @@ let
     # The tunnel wants a service that is wanted by something else too; a timer's it leaves to the timer.
     confined-services = {
       module = {
-        my.wireguard.tunnels.my-vpn = minimal;
+        my.wireguard.tunnels = {
+          my-vpn = minimal;
+          part = minimal // {
+            allowedIPs = [ "10.64.0.0/16" ];
+          };
+        };
         systemd.services = {
           web = {
             wireguardTunnel = "my-vpn";
@@ -341,7 +346,7 @@ let
             serviceConfig.BindReadOnlyPaths = [ "/run/secrets" ];
           };
           backup = {
-            wireguardTunnel = "my-vpn";
+            wireguardTunnel = "part";
             serviceConfig.ExecStart = "/bin/backup";
           };
         };
@@ -350,17 +355,21 @@ let
         services = {
           "netns@" = ours."netns@";
           "wg@my-vpn" = wanting ours."wg@" "web.service";
+          "wg@part" = ours."wg@";
           web = plain ''
             [Unit]
             After=wg@my-vpn.service
             BindsTo=wg@my-vpn.service
             [Service]
-            BindReadOnlyPaths=-/etc/netns/my-vpn/resolv.conf:/etc/resolv.conf
+            BindReadOnlyPaths=/etc/netns/my-vpn/nsswitch.conf:/etc/nsswitch.conf
+            BindReadOnlyPaths=/etc/netns/my-vpn/resolv.conf:/etc/resolv.conf
+            BindReadOnlyPaths=/run/netns/my-vpn
             BindReadOnlyPaths=-/run/current-system
             BindReadOnlyPaths=-/run/systemd/journal
             BindReadOnlyPaths=-/run/systemd/notify
             BindReadOnlyPaths=/run/secrets
             ExecStart=/bin/web
+            ExecStartPre=${package}/bin/wgns check my-vpn
             NetworkNamespacePath=/run/netns/my-vpn
             TemporaryFileSystem=/run
             TemporaryFileSystem=/var
@@ -369,15 +378,18 @@ let
           '';
           backup = plain ''
             [Unit]
-            After=wg@my-vpn.service
-            BindsTo=wg@my-vpn.service
+            After=wg@part.service
+            BindsTo=wg@part.service
             [Service]
-            BindReadOnlyPaths=-/etc/netns/my-vpn/resolv.conf:/etc/resolv.conf
+            BindReadOnlyPaths=/etc/netns/part/nsswitch.conf:/etc/nsswitch.conf
+            BindReadOnlyPaths=/etc/netns/part/resolv.conf:/etc/resolv.conf
+            BindReadOnlyPaths=/run/netns/part
             BindReadOnlyPaths=-/run/current-system
             BindReadOnlyPaths=-/run/systemd/journal
             BindReadOnlyPaths=-/run/systemd/notify
             ExecStart=/bin/backup
-            NetworkNamespacePath=/run/netns/my-vpn
+            ExecStartPre=${package}/bin/wgns check --no-default part
+            NetworkNamespacePath=/run/netns/part
             TemporaryFileSystem=/run
           '';
         };
