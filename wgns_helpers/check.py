@@ -49,7 +49,8 @@ def in_host_by_hand() -> bool:
     try:
         with open("/proc/self/cgroup", encoding="utf-8") as file:
             group = file.read().strip().rpartition(":")[2]
-        service = group.endswith(".service") and "/user@" not in group
+        hidden = group == "/" and "INVOCATION_ID" in os.environ  # ProtectControlGroups=private
+        service = hidden or (group.endswith(".service") and "/user@" not in group)
         return not netns.in_unit() and not service and netns.in_host()
     except (OSError, Failure):
         return False  # cannot be told: then it has to prove itself
