@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "values": "errors tunnel",
     "reader": "errors values",
     "config": "errors reader tunnel values",
-    "resolve": "errors tunnel",
+    "resolve": "errors signals tunnel",
     "lock": "errors signals",
     "netns": "errors lock signals",
     "netlink": "errors",
@@ -36,7 +36,8 @@ MAY_IMPORT = {
     "converge": "errors netlink peers signals state tunnel wireguard",
     "naming": "errors netlink netns signals",
     "confine": "errors netns tunnel",
-    "bringup": "confine converge errors lock netlink netns resolve signals state tunnel wireguard",
+    "handshake": "converge errors netlink peers signals state tunnel wireguard",
+    "bringup": "confine converge errors handshake lock netlink netns resolve signals state tunnel wireguard",
     "check": "confine errors netns",
     "dropin": "errors",
     "execute": "check dropin errors netns",
@@ -73,7 +74,10 @@ def test_wgconfig_and_pyroute2_have_their_place() -> None:
 def test_the_package_stays_small() -> None:
     """People read it in one sitting."""
     lines = {path.name: path.read_text().count("\n") for path in MODULES}
-    assert sum(map(code_lines, [*MODULES, *(ROOT / "bin").iterdir()])) < 2300
+    looking = {"check.py", "dropin.py", "execute.py", "refresh.py", "status.py"}  # what wgns alone has
+    sizes = {path.name: code_lines(path) for path in [*MODULES, *(ROOT / "bin").iterdir()]}
+    assert sum(size for name, size in sizes.items() if name not in looking) < 2150
+    assert sum(size for name, size in sizes.items() if name in looking) < 600
     assert max(lines.values()) <= 250
     assert lines["netlink.py"] + lines["wireguard.py"] <= 350
 

@@ -21,12 +21,13 @@ _LAST_INDEX = 2**31 - 1
 _TRIES = 5  # a link may be made in the host between our look at the indexes and our request
 
 
-def up(link: str, namespace: str, load: Callable[[], Tunnel]) -> None:
+def up(link: str, namespace: str, load: Callable[[], Tunnel], patience: float = 0) -> None:
     """Make the WireGuard link `link` inside the namespace `namespace` as `load` says; its UDP socket stays outside.
 
     `load` gives the tunnel with its endpoints resolved. It is called with the namespace's lock held, so that of several
-    runs the last one goes by what stands in the configuration last. A link that is there is changed where it differs;
-    whatever fails, what this run changed is undone, and nothing else is touched. Raises `Failure`.
+    runs the last one goes by what stands in the configuration last. With `patience`, in seconds, a handshake is waited
+    for. A link that is there is changed where it differs; whatever fails, what this run changed is undone, and nothing
+    else is touched. Raises `Failure`.
     """
     try:
         descriptor = netns.open_namespace(namespace)
@@ -50,12 +51,16 @@ def up(link: str, namespace: str, load: Callable[[], Tunnel]) -> None:
             tunnel = _possible(tunnel, namespace)
             existing = _existing(inside, link, namespace)
             if existing:
-                _change(converge.Change(inside, generic, link, existing), (link, namespace), tunnel, mtu)
+                change = converge.Change(inside, generic, link, existing)
+                _change(
+                    change, (link, namespace), (tunnel, mtu), lambda: _wait(generic, (link, existing), tunnel, patience)
+                )
                 return
             index = _create(outside, inside, (link, namespace), descriptor, taken)
             try:
                 _configure(inside, generic, index, (tunnel, mtu))
                 signals.check()
+                _wait(generic, (link, index), tunnel, patience)
                 confine.write(namespace, link, tunnel)
             except BaseException:
                 _delete(inside, index, link)
@@ -64,11 +69,22 @@ def up(link: str, namespace: str, load: Callable[[], Tunnel]) -> None:
     say(f'"{link}" is up in namespace "{namespace}": {len(tunnel.peers)} peer(s), mtu {mtu}{names}')
 
 
-def _change(change: converge.Change, names: tuple[str, str], tunnel: Tunnel, mtu: int) -> None:
+def _wait(generic: netlink.Socket, names: tuple[str, int], tunnel: Tunnel, patience: float) -> None:
+    if patience:
+        from . import handshake
+
+        handshake.wait(generic, names, tunnel, patience)
+
+
+def _change(
+    change: converge.Change, names: tuple[str, str], wanted: tuple[Tunnel, int], wait: Callable[[], None]
+) -> None:
     link, namespace = names
+    tunnel, mtu = wanted
     try:
         done = change.make(tunnel, mtu)
         signals.check()
+        wait()
         done += confine.write(namespace, link, tunnel)
     except BaseException:
         change.undo()

@@ -27,16 +27,19 @@ Takes the name of a network namespace away.
 {_NAME}
 {_CODES}""",
     "wg-up": f"""usage: wg-up [NAME] [--netns NAMESPACE] [--config FILE|-] [--private-key FILE] [--dry-run]
+             [--resolve-timeout SECONDS] [--wait-handshake SECONDS]
 Makes the WireGuard interface NAME (default: wg) inside the network namespace of that name, as a wg-quick(8) file says;
 one that is there is changed where it differs, and its sessions go on.
-  --netns NAMESPACE   another network namespace than NAME
-  --config FILE       another file than /etc/wireguard/NAME.conf; - is standard input
-  --private-key FILE  the private key, instead of the one that the configuration names
-  --dry-run           check the configuration and print what would be done; changes nothing, and needs no root where
-                      there is no tunnel yet
+  --netns NAMESPACE          another network namespace than NAME
+  --config FILE              another file than /etc/wireguard/NAME.conf; - is standard input
+  --private-key FILE         the private key, instead of the one that the configuration names
+  --resolve-timeout SECONDS  how long a name that does not resolve is tried again (default: 0, it is tried once)
+  --wait-handshake SECONDS   how long a handshake is waited for; without one all is undone (default: 0, not at all)
+  --dry-run                  check the configuration and print what would be done; changes nothing, and needs no root
+                             where there is no tunnel yet
 {_CODES}""",
     "wg-down": f"""usage: wg-down [NAME] [--netns NAMESPACE]
-Removes the WireGuard interface NAME (default: wg) from the network namespace of that name, and wg-up's resolv.conf.
+Removes the WireGuard interface NAME (default: wg) from the network namespace of that name, and wg-up's files.
   --netns NAMESPACE   another network namespace than NAME
 {_CODES}""",
     "wgns": f"""usage: wgns check|dropin|exec …
@@ -62,9 +65,11 @@ Runs a command with the isolation of a service that is confined to the tunnel NA
 {_CODES.rstrip()}; of the command otherwise, 126 and 127 if it cannot be run
 """,
 }
+_SECONDS = ("--resolve-timeout", "--wait-handshake")
 # The options of each program, and whether they take a value
 _OPTIONS = {
-    "wg-up": {"--netns": True, "--config": True, "--private-key": True, "--dry-run": False},
+    "wg-up": {"--netns": True, "--config": True, "--private-key": True, "--dry-run": False}
+    | dict.fromkeys(_SECONDS, True),
     "wg-down": {"--netns": True},
     "wgns check": {"--no-default": False, "--json": False},
     "wgns dropin": {"--unit": True, "--allow": True},
@@ -130,7 +135,14 @@ def _wg(program: str, name: str, options: dict[str, str]) -> None:
     if "--dry-run" in options:
         _print("".join(f"{step}\n" for step in bringup.plan(link, namespace, load())))
     else:
-        bringup.up(link, namespace, lambda: resolve.resolve(load()))
+        resolving, shaking = (_seconds(option, options.get(option, "0")) for option in _SECONDS)
+        bringup.up(link, namespace, lambda: resolve.resolve(load(), resolving), shaking)
+
+
+def _seconds(option: str, value: str) -> int:
+    if not (value.isdecimal() and value.isascii() and len(value) < 5 and int(value) <= 3600):
+        raise UsageError(f"{option} {shown(value)}: a number of seconds is wanted, 0 to 3600")
+    return int(value)
 
 
 def _wgns(program: str, names: list[str], options: dict[str, str]) -> None:

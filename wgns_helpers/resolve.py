@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import _socket
+import _thread
+import time
+from _queue import Empty, SimpleQueue
 
-from .errors import TryAgainError, shown, warn
+from . import signals
+from .errors import TryAgainError, say, shown, warn
 from .tunnel import Endpoint
 
 TYPE_CHECKING = False
@@ -15,32 +19,110 @@ _IP_MTU, _IPV6_MTU = 14, 24  # ip(7), ipv6(7): the path MTU of a connected socke
 _OVERHEAD = 80  # bytes that WireGuard adds at most, over IPv6 (wg-quick(8))
 _IPV6_MINIMUM = 1280  # bytes (RFC 8200); below it the kernel takes IPv6 off the link
 _ANYWHERE = Endpoint("", 51820, _socket.AF_INET, b"\xc0\0\2\1")  # TEST-NET-1 (RFC 5737): goes by the default route
+_AT_ONCE = 16  # names looked up at the same time
+_PAUSES = (1.0, 2.0, 5.0)  # seconds between two tries, the last one again and again
 
 
-def resolve(tunnel: Tunnel) -> Tunnel:
-    """The tunnel with an address for each endpoint. `TryAgainError` for a name that cannot be resolved."""
-    peers = (peer._replace(endpoint=_resolved(peer.endpoint)) if peer.endpoint else peer for peer in tunnel.peers)
-    return tunnel._replace(peers=tuple(peers))
+def resolve(tunnel: Tunnel, patience: float = 0) -> Tunnel:
+    """The tunnel with an address for each endpoint; all names are looked up at once.
+
+    A name that does not resolve is tried again for `patience` seconds, since a name server may be late at boot, and so
+    may what it knows. Then `TryAgainError`. SIGTERM ends the process meanwhile: nothing has been changed yet.
+    """
+    wanted = list(dict.fromkeys(peer.endpoint for peer in tunnel.peers if peer.endpoint))
+    found = {endpoint: literal for endpoint in wanted if (literal := _literal(endpoint))}
+    end = time.monotonic() + patience
+    tries = 0
+    while len(found) < len(wanted):
+        failures = _look_up(
+            [endpoint for endpoint in wanted if endpoint not in found], found, end if patience else None
+        )
+        left = end - time.monotonic()
+        if failures and left <= 0:
+            host, reason = failures[0]
+            raise TryAgainError(
+                f"endpoint {shown(host)} does not resolve: {reason}",
+                "getent ahosts with this name asks the same; is the host online?",
+            )
+        if failures:
+            if not tries:
+                names = ", ".join(shown(host) for host, _ in failures[:3])
+                say(f"waiting up to {patience:.0f} s for the address of {names}: {failures[0][1]}")
+            time.sleep(min(left, _PAUSES[min(tries, len(_PAUSES) - 1)]))
+        tries += 1
+    return tunnel._replace(
+        peers=tuple(peer._replace(endpoint=peer.endpoint and found[peer.endpoint]) for peer in tunnel.peers)
+    )
 
 
-def _resolved(endpoint: Endpoint) -> Endpoint:
-    # Literal addresses need no resolver, and loading one costs milliseconds
+def _look_up(wanted: list[Endpoint], found: dict[Endpoint, Endpoint], end: float | None) -> list[tuple[str, str]]:
+    """Look all of them up, and put them into `found`; the names that failed, each with the reason.
+
+    getaddrinfo(3) cannot be interrupted: at `end` (time.monotonic(), None: never) what is not there yet has failed.
+    """
+    tasks: SimpleQueue[Endpoint] = SimpleQueue()
+    answers: SimpleQueue[tuple[Endpoint, list[Endpoint] | str]] = SimpleQueue()
+    for endpoint in wanted:
+        tasks.put(endpoint)
+
+    def work() -> None:
+        try:
+            while True:
+                endpoint = tasks.get_nowait()
+                try:
+                    answers.put((endpoint, addresses(endpoint)))
+                except TryAgainError as error:
+                    answers.put((endpoint, str(error)))
+        except Empty:
+            pass
+
+    signals.hold()  # for the threads: SIGTERM is for this one, also when it changes the kernel and they still end
+    for _ in range(min(_AT_ONCE, len(wanted))):
+        _thread.start_new_thread(work, ())
+    signals.release()
+    failures = dict.fromkeys(wanted, "no answer yet")
+    for _ in wanted:
+        try:
+            endpoint, answer = answers.get(timeout=None if end is None else max(0.0, end - time.monotonic()))
+        except Empty:
+            break
+        if isinstance(answer, str):
+            failures[endpoint] = answer
+        else:
+            found[endpoint] = answer[0]._replace(others=tuple(answer[1:]))
+            del failures[endpoint]
+    return [(endpoint.host, reason) for endpoint, reason in failures.items()]
+
+
+def _literal(endpoint: Endpoint) -> Endpoint | None:
+    """A literal address needs no resolver, and loading one costs milliseconds."""
     for family in (_socket.AF_INET, _socket.AF_INET6):
         try:
             return endpoint._replace(family=family, address=_socket.inet_pton(family, endpoint.host))
         except OSError:
             continue
+    return None
+
+
+def addresses(endpoint: Endpoint) -> list[Endpoint]:
+    """All addresses of an endpoint's name, those that the host has a route to first, then in the order of RFC 6724.
+
+    Raises `TryAgainError` with the resolver's reason.
+    """
+    literal = _literal(endpoint)
+    if literal:
+        return [literal]
     try:
         host = endpoint.host.encode()  # a str would load the idna codec
-        found = _socket.getaddrinfo(host, endpoint.port, 0, _socket.SOCK_DGRAM, _socket.IPPROTO_UDP)
+        answers = _socket.getaddrinfo(host, endpoint.port, 0, _socket.SOCK_DGRAM, _socket.IPPROTO_UDP)
     except _socket.gaierror as error:
-        raise TryAgainError(
-            f"endpoint {shown(endpoint.host)} does not resolve: {str(error.args[-1]).lower()}",
-            "getent ahosts with this name asks the same; is the host online?",
-        ) from None
-    family, _, _, _, address = found[0]  # the order of RFC 6724, as wg(8) takes it
-    packed = _socket.inet_pton(family, str(address[0]).partition("%")[0])
-    return endpoint._replace(family=family, address=packed, scope=int(address[3]) if len(address) == 4 else 0)
+        raise TryAgainError(str(error.args[-1]).lower()) from None
+    found = []
+    for family, _, _, _, address in answers:
+        packed = _socket.inet_pton(family, str(address[0]).partition("%")[0])
+        scope = int(address[3]) if len(address) == 4 else 0
+        found.append(endpoint._replace(family=family, address=packed, scope=scope))
+    return sorted(found, key=lambda one: not _mtu_to(one)) if len(found) > 1 else found
 
 
 def path_mtu(tunnel: Tunnel) -> int:

@@ -59,6 +59,7 @@ class Endpoint(NamedTuple):
     family: int = 0
     address: bytes = b""
     scope: int = 0  # interface index of a link-local IPv6 address
+    others: tuple[Endpoint, ...] = ()  # the further addresses of its name
 
     def sockaddr(self) -> bytes:
         """The resolved address as struct sockaddr_in or sockaddr_in6."""
