@@ -66,10 +66,8 @@ def drop_in(unit: str, text: str, *, reload: bool = True) -> None:
 
 
 def confine(unit: str, name: str) -> None:
-    """Confine a unit as the README says: with the drop-in that the package installs, and wanted by the tunnel."""
-    kind = unit.rpartition(".")[2]
-    text = Path(f"/usr/local/share/wgns-helpers/confined-{kind}.conf").read_text().replace("NAME", name)
-    drop_in(unit, text, reload=False)
+    """Confine a unit as the README says: with the drop-in that wgns prints, and wanted by the tunnel."""
+    drop_in(unit, shell(f"wgns dropin {name} --unit {unit}"), reload=False)
     systemctl(*(["daemon-reload"] if "@." in unit else ["add-wants", f"wg@{name}.service", unit]))  # either reloads
 
 

@@ -118,6 +118,7 @@ def test_a_start_that_fails(failure: str, since: str) -> None:
     taken.bind(("", 40404))
     hosts = Path("/etc/hosts")
     former = hosts.read_text()
+    drop_in("wg@demo.service", "[Service]\nEnvironment=WG_UP_OPTIONS=\n", reload=False)  # fail at once
     confine("reach.service", "demo")
     systemctl("start", "--no-block", "wg@demo.service", "reach.service")
     wait_for(lambda: show("wg@demo.service")["ExecMainStatus"] == status)
@@ -273,8 +274,8 @@ def test_a_tunnel_that_stops_takes_the_services_along() -> None:
 def test_a_name_with_a_dash(instance: str, since: str) -> None:
     """my-vpn is the same name in netns@, wg@, escaped or not, in drop-ins and in NetworkNamespacePath=."""
     configure("my-vpn")
-    text = Path("/usr/local/share/wgns-helpers/confined-service.conf").read_text()
-    drop_in("reach.service", text.replace("wg@NAME", f"wg@{instance}").replace("NAME", "my-vpn"), reload=False)
+    text = shell("wgns dropin my-vpn --unit reach")
+    drop_in("reach.service", text.replace("wg@my-vpn", f"wg@{instance}"), reload=False)
     drop_in(f"wg@{instance}.service", "[Service]\nEnvironment=SEEN=1\n")
     systemctl("start", "reach.service")
     guest.reaches_the_far_side_only("my-vpn")
