@@ -23,10 +23,18 @@ if TYPE_CHECKING:
 _TRIES = 5  # a dump that something else changes while it is read is begun again
 _DUMP_INTR = 0x10  # NLM_F_DUMP_INTR of linux/netlink.h
 _ALIAS, _MARKS = "wg-up ", 248  # an alias has 255 characters at most (IFALIASZ of linux/if.h)
-_ALIVE = 180  # seconds since the handshake after which a session has ended (REJECT_AFTER_TIME of WireGuard)
+ALIVE = 180  # seconds since the handshake after which a session has ended (REJECT_AFTER_TIME of WireGuard)
 _FAMILIES = (_socket.AF_INET, _socket.AF_INET6)
 _ANY = {_socket.AF_INET: "0.0.0.0", _socket.AF_INET6: "::"}  # noqa: S104  (a network, nothing listens there)
 _UNICAST, _KERNEL_LL = 1, 3  # RTN_UNICAST; IFAPROT_KERNEL_LL: a link-local address that nobody asked for
+
+
+class Session(NamedTuple):
+    """What the kernel tells of a peer besides its settings."""
+
+    handshake: int = 0  # when the last one was, in seconds since the epoch; 0: never
+    received: int = 0  # bytes
+    sent: int = 0
 
 
 class State(NamedTuple):
@@ -43,6 +51,7 @@ class State(NamedTuple):
     peers: dict[bytes, Peer] = {}  # noqa: RUF012
     public_key: bytes = b""
     alive: frozenset[bytes] = frozenset()  # the peers with a session
+    sessions: dict[bytes, Session] = {}  # noqa: RUF012
 
 
 def wanted(tunnel: Tunnel, mtu: int) -> State:
@@ -163,7 +172,7 @@ def _routes(messages: list[Any], index: int) -> dict[tuple[Network, int], bool]:
 
 def _device(messages: list[Any]) -> dict[str, Any]:
     peers: dict[bytes, Peer] = {}
-    alive = set()
+    sessions: dict[bytes, Session] = {}
     for message in messages:
         for found in message.get_attr("WGDEVICE_A_PEERS") or ():
             key = b64decode(found.get_attr("WGPEER_A_PUBLIC_KEY"))
@@ -178,8 +187,11 @@ def _device(messages: list[Any]) -> dict[str, Any]:
                 keepalive=found.get_attr("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL") or 0,
                 allowed_ips=allowed,
             )
-            if found.get_attr("WGPEER_A_LAST_HANDSHAKE_TIME")["tv_sec"] > time.time() - _ALIVE:
-                alive.add(key)
+            sessions[key] = Session(
+                found.get_attr("WGPEER_A_LAST_HANDSHAKE_TIME")["tv_sec"],
+                found.get_attr("WGPEER_A_RX_BYTES"),
+                found.get_attr("WGPEER_A_TX_BYTES"),
+            )
     first = messages[0]
     return {
         "private_key": _secret(first.get_attr("WGDEVICE_A_PRIVATE_KEY")),
@@ -187,7 +199,8 @@ def _device(messages: list[Any]) -> dict[str, Any]:
         "listen_port": first.get_attr("WGDEVICE_A_LISTEN_PORT"),
         "fwmark": first.get_attr("WGDEVICE_A_FWMARK"),
         "peers": peers,
-        "alive": frozenset(alive),
+        "alive": frozenset(key for key, found in sessions.items() if found.handshake > time.time() - ALIVE),
+        "sessions": sessions,
     }
 
 
