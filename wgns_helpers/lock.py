@@ -12,22 +12,23 @@ from .errors import TryAgainError, say
 _PATIENCE = 60.0  # seconds; whoever has the lock needs milliseconds, and more while a name server does not answer
 
 
-def take(descriptor: int, what: str) -> None:
+def take(descriptor: int, what: str, patience: float | None = None) -> None:
     """Take the flock(2) of an open file, which the kernel takes back when this process ends, however it ends.
 
-    Says whom it waits for. Raises `TryAgainError` after a minute, `InterruptError` on a signal.
+    Says whom it waits for. Raises `TryAgainError` after `patience` seconds (a minute), `InterruptError` on a signal.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         began = time.monotonic()
+        bound = _PATIENCE if patience is None else patience
 
         def look(times: int) -> None:
             waited = time.monotonic() - began
-            if waited > _PATIENCE:
+            if waited > bound:
                 raise TryAgainError(f"{_holder(descriptor)} has had the lock of {what} for {waited:.0f} s")
             if times == 1:
-                say(f"waiting for {_holder(descriptor)}, at most {_PATIENCE:.0f} s: it has the lock of {what}")
+                say(f"waiting for {_holder(descriptor)}, at most {bound:.0f} s: it has the lock of {what}")
 
         with signals.Watch(look):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
