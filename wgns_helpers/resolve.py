@@ -156,3 +156,26 @@ def _mtu_to(endpoint: Endpoint) -> int:
     finally:
         if udp:
             udp.close()
+
+
+def addresses(endpoint: Endpoint) -> list[Endpoint]:
+    """The endpoint at each address of its name, in the order of RFC 6724; a literal one at itself.
+
+    Raises `TryAgainError` for a name that cannot be resolved.
+    """
+    try:
+        host = endpoint.host.encode()
+        found = _socket.getaddrinfo(host, endpoint.port, 0, _socket.SOCK_DGRAM, _socket.IPPROTO_UDP)
+    except _socket.gaierror as error:
+        reason = str(error.args[-1]).lower()
+        raise TryAgainError(f"endpoint {shown(endpoint.host)} does not resolve: {reason}") from None
+    packed = (
+        (family, _socket.inet_pton(family, str(at[0]).partition("%")[0]), at[3:]) for family, _, _, _, at in found
+    )
+    places = (endpoint._replace(family=family, address=at, scope=int(*scope)) for family, at, scope in packed)
+    return list(dict.fromkeys(places))
+
+
+def has_route(endpoint: Endpoint) -> bool:
+    """Whether anything can be sent to the resolved endpoint from here."""
+    return bool(_mtu_to(endpoint))
