@@ -5,6 +5,7 @@ import sys
 
 # sd-daemon(3) priorities
 ERROR, WARNING, INFO = 3, 4, 6
+_UNSAID: set[int] = set()
 
 HIDDEN = "(not shown: it looks like a key)"
 _LOOKS_LIKE_A_KEY = 32  # characters of base64 in a row; a WireGuard key has 43, one that was cut while copying fewer
@@ -73,6 +74,11 @@ def shown(value: str) -> str:
     return f'"{value[:60]}{"…" if len(value) > 60 else ""}"'
 
 
+def leave_out_warnings() -> None:
+    """From here on `warn` says nothing: for what only reads a configuration of which wg-up has warned already."""
+    _UNSAID.add(WARNING)
+
+
 def say(text: str, hint: str = "", priority: int = INFO) -> None:
     """One line on standard error, and one for the hint; with priorities where the journal reads (sd-daemon(3))."""
     program = os.path.basename(sys.argv[0])
@@ -89,4 +95,5 @@ def say(text: str, hint: str = "", priority: int = INFO) -> None:
 
 def warn(text: str, hint: str = "") -> None:
     """A line about something that is left out or dangerous, but does not stop the work."""
-    say(f"warning: {text}", hint, WARNING)
+    if WARNING not in _UNSAID:
+        say(f"warning: {text}", hint, WARNING)
