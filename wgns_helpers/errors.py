@@ -4,7 +4,7 @@ import os
 import sys
 
 # sd-daemon(3) priorities
-ERROR, WARNING, INFO = 3, 4, 6
+ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6
 _UNSAID: set[int] = set()
 
 HIDDEN = "(not shown: it looks like a key)"
