@@ -40,8 +40,9 @@ MAY_IMPORT = {
     "bringup": "confine converge errors handshake lock netlink netns resolve signals state tunnel wireguard",
     "check": "confine errors netns",
     "dropin": "errors",
+    "status": "bringup config confine errors netlink netns state tunnel",
     "execute": "check dropin errors netns",
-    "cli": "__init__ bringup check config dropin errors execute naming netns resolve signals tunnel",
+    "cli": "__init__ bringup check config dropin errors execute naming netns resolve signals status tunnel",
 }
 
 

@@ -42,12 +42,21 @@ one that is there is changed where it differs, and its sessions go on.
 Removes the WireGuard interface NAME (default: wg) from the network namespace of that name, and wg-up's files.
   --netns NAMESPACE   another network namespace than NAME
 {_CODES}""",
-    "wgns": f"""usage: wgns check|dropin|exec …
-Looks at what is confined to a tunnel, and confines more; each has its own --help.
+    "wgns": f"""usage: wgns status|check|dropin|exec …
+Looks at tunnels and at what is confined to them, and confines more; each has its own --help.
+  wgns status [NAME]               what a tunnel is right now, or all of them
   wgns check [NAME]                proves that this process is confined to the tunnel NAME
   wgns dropin NAME [--unit UNIT]   prints the drop-in that confines a unit
   wgns exec NAME COMMAND…          runs a command with the isolation of a confined service
 {_CODES}""",
+    "wgns status": """usage: wgns status [NAME] [--json]
+Shows the tunnel NAME: namespace, who is inside, interface, peers, and what differs from its configuration; without
+NAME one line for each tunnel.
+  --json   the same as JSON, which README.md describes
+exit codes: 0 as it should be, 1 a peer is stale or never had a handshake, the interface is down or something differs,
+69 there is no such tunnel, 77 that cannot be seen without root; 2 usage
+A peer without PersistentKeepalive and default route may be idle: that it is stale is shown, and is 0.
+""",
     "wgns check": f"""usage: wgns check [NAME] [--no-default] [--json]
 Proves that this process is confined to the tunnel NAME (default: the one whose namespace it is in), one line for each
 point. By hand in the host's network namespace, as root, it looks into the namespace NAME instead.
@@ -71,13 +80,15 @@ _OPTIONS = {
     "wg-up": {"--netns": True, "--config": True, "--private-key": True, "--dry-run": False}
     | dict.fromkeys(_SECONDS, True),
     "wg-down": {"--netns": True},
+    "wgns status": {"--json": False},
     "wgns check": {"--no-default": False, "--json": False},
     "wgns dropin": {"--unit": True, "--allow": True},
     "wgns exec": {"--user": True},
 }
 _AGAIN = "--allow"  # can be given more than once
 # How many names each program takes; a command is some too
-_NAMES = {"wgns": (0, 1), "wg-up": (0, 1), "wg-down": (0, 1), "wgns check": (0, 1), "wgns exec": (2, 1 << 30)}
+_NAMES = dict.fromkeys(("wgns", "wg-up", "wg-down", "wgns status", "wgns check"), (0, 1))
+_NAMES["wgns exec"] = (2, 1 << 30)
 
 
 def main(program: str) -> None:
@@ -147,7 +158,7 @@ def _seconds(option: str, value: str) -> int:
 
 def _wgns(program: str, names: list[str], options: dict[str, str]) -> None:
     if program == "wgns":
-        raise UsageError("check, dropin or exec is wanted", "wgns --help tells what they do")
+        raise UsageError("status, check, dropin or exec is wanted", "wgns --help tells what they do")
     name = checked_link(checked_name(names[0])) if names else ""
     if program == "wgns dropin":
         from . import dropin
@@ -158,8 +169,24 @@ def _wgns(program: str, names: list[str], options: dict[str, str]) -> None:
         from . import execute
 
         execute.execute(name, options.get("--user", ""), names[1:])
+    elif program == "wgns status":
+        _status(name, json="--json" in options)
     else:
         _check(name, options)
+
+
+def _status(name: str, *, json: bool) -> None:
+    from . import status
+
+    tunnels = [status.look(each) for each in ([name] if name else status.names())]
+    tunnels = [tunnel for tunnel in tunnels if name or tunnel["present"] is not False]
+    if json:
+        from json import dumps
+
+        _print(dumps({"tunnels": tunnels}, indent=2) + "\n")
+    else:
+        _print("".join(map(status.text if name else status.line, tunnels)))
+    status.verdict(tunnels)
 
 
 def _check(name: str, options: dict[str, str]) -> None:

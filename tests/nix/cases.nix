@@ -71,7 +71,7 @@ let
   plain =
     written:
     concatStringsSep "\n" (
-      filter (line: isString line && match "|Environment=.*|X-.*" line == null) (split "\n" written)
+      filter (line: isString line && match "|#.*|Environment=\"(LOCALE_ARCHIVE|PATH|TZDIR)=.*|X-.*" line == null) (split "\n" written)
     );
   # A unit without the options that say nothing
   said =
@@ -103,11 +103,14 @@ let
       config = evaluate module;
       cfg = config.my.wireguard;
       services = keep (
-        name: match "(netns@|wg@?).*" name != null || module.systemd.services or { } ? ${name}
+        name: match "netns@|wg|wg@.*|wgns-publish.*" name != null || module.systemd.services or { } ? ${name}
       ) config.systemd.services;
-      sockets = keep (name: module.systemd.sockets or { } ? ${name}) config.systemd.sockets;
+      sockets = keep (
+        name: module.systemd.sockets or { } ? ${name} || match "wgns-.*" name != null
+      ) config.systemd.sockets;
       unitText =
-        name: unit: plain (if nixpkgs == null then text (said unit) else config.systemd.units.${name}.text);
+        name: unit:
+        builtins.replaceStrings [ "${config.systemd.package}/lib" ] [ "/usr/lib" ] (plain (if nixpkgs == null then text (said unit) else config.systemd.units.${name}.text));
       values = removeAttrs cfg [
         "address"
         "tunnels"
@@ -134,6 +137,7 @@ let
       failed = map (a: a.message) (filter (a: !a.assertion) config.assertions);
       inherit (config) warnings;
       installed = any (p: p.name or "" == package.name) config.environment.systemPackages;
+      refresh = config.systemd.timers ? wgns-refresh && config.systemd.services ? wgns-refresh;
       refused = filter (name: !(tryEval (deepSeq values.${name} true)).success) (attrNames values);
     };
 
@@ -145,7 +149,7 @@ let
   # The tunnel's unit, which wants these
   wanting =
     unit: names:
-    builtins.replaceStrings [ "Wants=network-online.target" ] [ "Wants=network-online.target ${names}" ] unit;
+    builtins.replaceStrings [ "wgns-refresh.timer" ] [ "wgns-refresh.timer ${names}" ] unit;
   fine = {
     failed = [ ];
     warnings = [ ];
@@ -246,9 +250,17 @@ let
           mtu = 1380;
           listenPort = 51820;
           persistentKeepalive = 25;
+          waitHandshake = 30;
         };
       };
       expected = fine // {
+        services = {
+          "netns@" = ours."netns@";
+          wg = builtins.replaceStrings
+            [ "Environment=WG_UP_OPTIONS=--resolve-timeout=30" ]
+            [ "Environment=\"WG_UP_OPTIONS=--resolve-timeout=30 --wait-handshake=30\"" ]
+            ours.wg;
+        };
         etc."wireguard/wg.conf" = ''
           [Interface]
           PrivateKeyFile = ${toString ./cases.nix}
@@ -271,15 +283,40 @@ let
       module.my.wireguard = {
         enable = true;
         configFile = "/root/provider.conf";
+        waitHandshake = null;
+        publish = {
+          "127.0.0.1:9091" = 9091;
+          "[::1]:9091" = 9091;
+        };
       };
       expected = fine // {
+        refresh = true;
         services = {
           "netns@" = ours."netns@";
           wg = ours.wg;
+          wgns-publish-wg-9091 = builtins.replaceStrings
+            [ "wg@NAME.service" "NAME" ]
+            [ "wg.service" "wg" ]
+            (plain (builtins.readFile ../../systemd/examples/publish.service));
         };
+        sockets.wgns-publish-wg-9091 = plain ''
+          [Unit]
+          After=sysinit.target wg.service
+          Before=shutdown.target
+          BindsTo=wg.service
+          Conflicts=shutdown.target
+          DefaultDependencies=false
+          Description=Port 9091 in the network namespace wg
+          [Socket]
+          ListenStream=127.0.0.1:9091
+          ListenStream=[::1]:9091
+          [Install]
+          WantedBy=wg.service
+        '';
         rebuild = {
           "netns@" = "nothing";
           wg.reload = [ "/root/provider.conf" ];
+          wgns-publish-wg-9091 = "restart";
         };
         etc."wireguard/wg.conf".link = "/root/provider.conf";
       };

@@ -59,6 +59,11 @@ in
       reloadIfChanged = flag false;
       restartIfChanged = flag true;
     };
+    systemd.package = mkOption {
+      type = types.raw;
+      default = "/systemd";
+    };
+    systemd.timers = units { timerConfig = settings; };
     systemd.sockets = units { socketConfig = settings; };
   };
 }

@@ -51,7 +51,7 @@ NAMES = re.findall(r"^    ([a-z-]+) = \{$", CASES.read_text().partition("\n  cas
 def test_units_are_the_committed_files() -> None:
     """The units and drop-ins are those that nix/render.nix makes of nix/units.nix, byte for byte."""
     made = evaluate(ROOT / "nix/render.nix", "-A", "files")
-    committed = [*ROOT.glob("systemd/*"), *ROOT.glob("wgns_helpers/*.conf")]
+    committed = [*ROOT.glob("systemd/**/*.*"), *ROOT.glob("wgns_helpers/*.conf")]
     assert made == {str(path.relative_to(ROOT)): path.read_text() for path in committed}
 
 

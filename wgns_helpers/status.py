@@ -1,0 +1,241 @@
+"""What a tunnel is right now, for a person and for monitoring: who is inside, peers, what differs from its file."""
+
+from __future__ import annotations
+
+import os
+import time
+from binascii import b2a_base64
+
+from . import confine, errors, netlink, netns, state
+from .errors import Failure, MissingError, PermissionRefusedError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .state import Session
+    from .tunnel import Peer
+
+_UNITS = (".service", ".scope", ".socket", ".mount", ".swap")  # those that can have processes (systemd.unit(5))
+_SPANS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+
+
+def names() -> list[str]:
+    """The named network namespaces that can have a tunnel of their name; not the one that this process is in."""
+    found = []
+    for name in sorted(os.listdir(netns.DIRECTORY)) if os.path.isdir(netns.DIRECTORY) else []:
+        try:
+            if netns.pinned(netns.checked_link(netns.checked_name(name))) not in (None, netns.own()):
+                found.append(name)
+        except Failure:
+            continue
+    return found
+
+
+def index(link: str) -> int:
+    """The index of the WireGuard link of this name in this process's network namespace, 0 where there is none."""
+    with netlink.Socket() as socket:
+        found = netlink.read_link(socket, link)
+    return found[0] if found and found[1] == "wireguard" else 0
+
+
+def _configured(link: str) -> str:
+    """The configuration's path. From here on the credentials of the tunnel's unit are found, as `wg-up` finds them."""
+    places = [f"/run/credentials/{unit}" for unit in (f"wg@{link}.service".replace("+", r"\x2b"), "wg.service")]
+    os.environ["CREDENTIALS_DIRECTORY"] = places[link == "wg" and not os.path.isdir(places[0])]
+    return f"/etc/wireguard/{link}.conf"
+
+
+def look(name: str) -> dict[str, Any]:
+    """All there is to tell of the tunnel `name`, as README.md describes it; without private and preshared keys.
+
+    What cannot be seen is None, and why is in "unseen". Raises `MissingError` where there is no such namespace.
+    """
+    here, there = os.open("/proc/self/ns/net", os.O_RDONLY), netns.open_namespace(name)
+    inode, path = os.fstat(there).st_ino, f"{netns.DIRECTORY}/{name}"
+    inside, hidden = _inside(os.fstat(there))
+    unseen = [f"whether {hidden} processes of others are inside"] * bool(hidden)
+    tunnel = {"name": name, "namespace": path, "inode": inode, "inside": inside, **_dns(name), "present": None}
+    tunnel |= dict.fromkeys(("up", "public_key", "listen_port", "addresses", "mtu", "peers", "differences"))
+    try:
+        netns.enter(there)
+        link = index(name)
+        tunnel["present"] = bool(link)
+        if link:
+            tunnel |= _interface(state.read(name, link), int(time.time()))
+        netns.enter(here)
+        if link:
+            tunnel["differences"], why = _differences(name)
+            unseen += [f"what differs from the configuration: {why}"] * bool(why)
+    except PermissionRefusedError as error:
+        unseen.append(f"the tunnel itself: {error}")
+    finally:
+        if not os.path.samestat(os.stat("/proc/self/ns/net"), os.fstat(here)):
+            netns.enter(here)
+        os.close(here)
+        os.close(there)
+    return {**tunnel, "unseen": unseen, "faults": _faults(tunnel)}
+
+
+def _inside(namespace: os.stat_result) -> tuple[dict[str, dict[int, str]], int]:
+    """The processes in the namespace by unit and number, and how many others could not be looked at."""
+    units: dict[str, dict[int, str]] = {}
+    hidden = 0
+    for process in sorted(int(entry) for entry in os.listdir("/proc") if entry.isdecimal()):
+        try:
+            if os.path.samestat(os.stat(f"/proc/{process}/ns/net"), namespace):
+                units.setdefault(_unit(process), {})[process] = _read(f"/proc/{process}/comm").strip()
+        except PermissionError:
+            hidden += 1
+        except OSError:  # it has ended
+            continue
+    return units, hidden
+
+
+def _unit(process: int) -> str:
+    """The unit of a process by its control group, in the unified hierarchy or systemd's own (cgroups(7)); or ""."""
+    for line in _read(f"/proc/{process}/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "name=systemd"):
+            return next((part for part in reversed(path.split("/")) if part.endswith(_UNITS)), "")
+    return ""
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def _dns(name: str) -> dict[str, list[str] | None]:
+    content = confine.read(f"{confine.DIRECTORY}/{name}/resolv.conf")
+    lines = [line.split() for line in (content or b"").decode("ascii", "replace").splitlines()]
+    return {
+        title: None if content is None else [word for line in lines if line[:1] == [key] for word in line[1:]]
+        for title, key in (("name_servers", "nameserver"), ("search", "search"))
+    }
+
+
+def _interface(now: state.State, clock: int) -> dict[str, Any]:
+    return {
+        "up": now.up,
+        "public_key": _key(now.public_key) if now.private_key else "",
+        "listen_port": now.listen_port,
+        "addresses": [str(address) for address in now.addresses],
+        "mtu": now.mtu,
+        "peers": [peer_at(peer, now.sessions[key], clock) for key, peer in now.peers.items()],
+    }
+
+
+def peer_at(peer: Peer, session: Session, clock: int) -> dict[str, Any]:
+    """A peer at the time `clock`. One without keepalive may be idle, unless all traffic is its."""
+    age = max(clock - session.handshake, 0) if session.handshake else None
+    return {
+        "public_key": _key(peer.public_key),
+        "state": "never" if age is None else "alive" if age < state.ALIVE else "stale",
+        "handshake": age,
+        "endpoint": str(peer.endpoint) if peer.endpoint else "",
+        "received": session.received,
+        "sent": session.sent,
+        "allowed_ips": [str(network) for network in peer.allowed_ips],
+        "keepalive": peer.keepalive,
+        "may_idle": not peer.keepalive and all(network.prefix > 1 for network in peer.allowed_ips),
+    }
+
+
+def _key(key: bytes) -> str:
+    return b2a_base64(key, newline=False).decode()
+
+
+def _differences(name: str) -> tuple[list[str] | None, str]:
+    """What `wg-up --dry-run` says, or why that cannot be said. Leaves this process in the namespace."""
+    from . import bringup, config
+
+    errors.leave_out_warnings()
+    try:
+        steps = bringup.plan(name, name, config.load(_configured(name)))
+    except Failure as error:
+        return None, str(error)
+    return [step for step in steps if not step.endswith(": nothing to change")], ""
+
+
+def _faults(tunnel: dict[str, Any]) -> list[str]:
+    """Why the tunnel is not as it should be."""
+    dead = [peer for peer in tunnel["peers"] or () if peer["state"] != "alive" and not peer["may_idle"]]
+    return [
+        *["there is no such WireGuard link"] * (tunnel["present"] is False),
+        *["the interface is down"] * (tunnel["up"] is False),
+        *(f'peer "{peer["public_key"][:8]}…": last handshake {age(peer["handshake"])}' for peer in dead),
+        *(f"not as configured: {step}" for step in tunnel["differences"] or ()),
+    ]
+
+
+def verdict(tunnels: list[dict[str, Any]]) -> None:
+    """Raise what the exit status is to be: 1 for a fault, 69 for no tunnel, 77 for one that cannot be seen."""
+    for tunnel in tunnels:
+        if tunnel["faults"]:
+            failure = MissingError if tunnel["present"] is False else Failure
+            raise failure(f'"{tunnel["name"]}": {"; ".join(tunnel["faults"][:3])}')
+    for tunnel in tunnels:
+        if tunnel["present"] is None:
+            raise PermissionRefusedError(f'"{tunnel["name"]}" cannot be looked into', "run it as root")
+
+
+def line(tunnel: dict[str, Any]) -> str:
+    """The tunnel in one line."""
+    peers = tunnel["peers"] or []
+    latest = min((peer["handshake"] for peer in peers if peer["handshake"] is not None), default=None)
+    traffic = (f"{size(sum(peer[key] for peer in peers))} {key}" for key in ("received", "sent"))
+    said = [*(tunnel["faults"] or [f"last handshake {age(latest)}"]), *traffic, *filter(None, tunnel["inside"])]
+    return _printable(f"{tunnel['name']}: {'; '.join(said if tunnel['present'] else tunnel['unseen'])}") + "\n"
+
+
+def text(part: dict[str, Any], indent: str = "") -> str:
+    """The tunnel in some lines, by the names of JSON."""
+    said = ""
+    for key, value in part.items():
+        if key == "peers":
+            said += "".join(f"peer:\n{text(peer, '  ')}" for peer in value or ())
+        else:
+            title = f"{indent}{key.replace('_', ' ')}:"
+            said += "".join(f"{title:16}{_printable(words)}\n" for words in _words(key, value) or ["none"])
+    return said
+
+
+def _words(key: str, value: Any) -> list[str]:  # noqa: ANN401
+    """A value in words, in one line or more."""
+    if key == "handshake":
+        return [age(value)]
+    if key in ("received", "sent"):
+        return [size(value)]
+    if key in ("addresses", "allowed_ips", "name_servers", "search") and value:
+        return [", ".join(value)]
+    if key == "inside":
+        rows = {
+            unit: ", ".join(f"{process} {name}" for process, name in found.items()) for unit, found in value.items()
+        }
+        return [f"{unit or 'no unit'}: {row}" for unit, row in rows.items()]
+    if isinstance(value, bool):
+        return ["yes" if value else "no"]
+    return value if isinstance(value, list) else ["?" if value is None else str(value) or "none"]
+
+
+def age(seconds: int | None) -> str:
+    """So many seconds ago in words, in the largest unit that they fill; None: never."""
+    if seconds is None:
+        return "never"
+    span, word = next((span for span in _SPANS if seconds >= span[0]), _SPANS[-1])
+    return f"{seconds // span} {word}{'s' * (seconds // span != 1)} ago"
+
+
+def size(count: float) -> str:
+    """So many bytes in words, as wg(8) has them."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.{2 * (unit != 'B')}f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"
+
+
+def _printable(words: str) -> str:
+    """Without what would move a terminal's cursor: a process inside chooses its own name."""
+    return "".join(c if c.isprintable() else "?" for c in words)
