@@ -41,8 +41,9 @@ MAY_IMPORT = {
     "check": "confine errors netns",
     "dropin": "errors",
     "status": "bringup config confine errors netlink netns state tunnel",
+    "refresh": "errors lock netlink netns peers reader resolve state status tunnel values wireguard",
     "execute": "check dropin errors netns",
-    "cli": "__init__ bringup check config dropin errors execute naming netns resolve signals status tunnel",
+    "cli": "__init__ bringup check config dropin errors execute naming netns refresh resolve signals status tunnel",
 }
 
 

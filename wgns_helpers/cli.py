@@ -42,12 +42,13 @@ one that is there is changed where it differs, and its sessions go on.
 Removes the WireGuard interface NAME (default: wg) from the network namespace of that name, and wg-up's files.
   --netns NAMESPACE   another network namespace than NAME
 {_CODES}""",
-    "wgns": f"""usage: wgns status|check|dropin|exec …
+    "wgns": f"""usage: wgns status|check|dropin|exec|refresh …
 Looks at tunnels and at what is confined to them, and confines more; each has its own --help.
   wgns status [NAME]               what a tunnel is right now, or all of them
   wgns check [NAME]                proves that this process is confined to the tunnel NAME
   wgns dropin NAME [--unit UNIT]   prints the drop-in that confines a unit
   wgns exec NAME COMMAND…          runs a command with the isolation of a confined service
+  wgns refresh [NAME]              looks up again where peers are that do not answer
 {_CODES}""",
     "wgns status": """usage: wgns status [NAME] [--json]
 Shows the tunnel NAME: namespace, who is inside, interface, peers, and what differs from its configuration; without
@@ -57,6 +58,10 @@ exit codes: 0 as it should be, 1 a peer is stale or never had a handshake, the i
 69 there is no such tunnel, 77 that cannot be seen without root; 2 usage
 A peer without PersistentKeepalive and default route may be idle: that it is stale is shown, and is 0.
 """,
+    "wgns refresh": f"""usage: wgns refresh [NAME]
+For all tunnels or NAME: where a peer has had no handshake for three minutes and its endpoint is a host name, looks that
+up and sets the endpoint to its address, or to the next one if it is at one of them. Changes nothing else.
+{_CODES}""",
     "wgns check": f"""usage: wgns check [NAME] [--no-default] [--json]
 Proves that this process is confined to the tunnel NAME (default: the one whose namespace it is in), one line for each
 point. By hand in the host's network namespace, as root, it looks into the namespace NAME instead.
@@ -87,7 +92,7 @@ _OPTIONS = {
 }
 _AGAIN = "--allow"  # can be given more than once
 # How many names each program takes; a command is some too
-_NAMES = dict.fromkeys(("wgns", "wg-up", "wg-down", "wgns status", "wgns check"), (0, 1))
+_NAMES = dict.fromkeys(("wgns", "wg-up", "wg-down", "wgns status", "wgns check", "wgns refresh"), (0, 1))
 _NAMES["wgns exec"] = (2, 1 << 30)
 
 
@@ -158,7 +163,7 @@ def _seconds(option: str, value: str) -> int:
 
 def _wgns(program: str, names: list[str], options: dict[str, str]) -> None:
     if program == "wgns":
-        raise UsageError("status, check, dropin or exec is wanted", "wgns --help tells what they do")
+        raise UsageError("status, check, dropin, exec or refresh is wanted", "wgns --help tells what they do")
     name = checked_link(checked_name(names[0])) if names else ""
     if program == "wgns dropin":
         from . import dropin
@@ -169,6 +174,10 @@ def _wgns(program: str, names: list[str], options: dict[str, str]) -> None:
         from . import execute
 
         execute.execute(name, options.get("--user", ""), names[1:])
+    elif program == "wgns refresh":
+        from . import refresh
+
+        refresh.refresh(name)
     elif program == "wgns status":
         _status(name, json="--json" in options)
     else:
