@@ -20,6 +20,7 @@ _OVERHEAD = 80  # bytes that WireGuard adds at most, over IPv6 (wg-quick(8))
 _IPV6_MINIMUM = 1280  # bytes (RFC 8200); below it the kernel takes IPv6 off the link
 _ANYWHERE = Endpoint("", 51820, _socket.AF_INET, b"\xc0\0\2\1")  # TEST-NET-1 (RFC 5737): goes by the default route
 _AT_ONCE = 16  # names looked up at the same time
+_HINT = "getent ahosts with this name asks the same; is the host online?"
 _PAUSES = (1.0, 2.0, 5.0)  # seconds between two tries, the last one again and again
 
 
@@ -39,15 +40,10 @@ def resolve(tunnel: Tunnel, patience: float = 0) -> Tunnel:
         )
         left = end - time.monotonic()
         if failures and left <= 0:
-            host, reason = failures[0]
-            raise TryAgainError(
-                f"endpoint {shown(host)} does not resolve: {reason}",
-                "getent ahosts with this name asks the same; is the host online?",
-            )
+            raise TryAgainError(failures[0], _HINT)
         if failures:
             if not tries:
-                names = ", ".join(shown(host) for host, _ in failures[:3])
-                say(f"waiting up to {patience:.0f} s for the address of {names}: {failures[0][1]}")
+                say(f"trying again for up to {patience:.0f} s: {failures[0]}")
             time.sleep(min(left, _PAUSES[min(tries, len(_PAUSES) - 1)]))
         tries += 1
     return tunnel._replace(
@@ -55,8 +51,8 @@ def resolve(tunnel: Tunnel, patience: float = 0) -> Tunnel:
     )
 
 
-def _look_up(wanted: list[Endpoint], found: dict[Endpoint, Endpoint], end: float | None) -> list[tuple[str, str]]:
-    """Look all of them up, and put them into `found`; the names that failed, each with the reason.
+def _look_up(wanted: list[Endpoint], found: dict[Endpoint, Endpoint], end: float | None) -> list[str]:
+    """Look all of them up, and put them into `found`; what went wrong with the others.
 
     getaddrinfo(3) cannot be interrupted: at `end` (time.monotonic(), None: never) what is not there yet has failed.
     """
@@ -80,7 +76,7 @@ def _look_up(wanted: list[Endpoint], found: dict[Endpoint, Endpoint], end: float
     for _ in range(min(_AT_ONCE, len(wanted))):
         _thread.start_new_thread(work, ())
     signals.release()
-    failures = dict.fromkeys(wanted, "no answer yet")
+    failures = {one: f"endpoint {shown(one.host)} does not resolve: no answer yet" for one in wanted}
     for _ in wanted:
         try:
             endpoint, answer = answers.get(timeout=None if end is None else max(0.0, end - time.monotonic()))
@@ -91,7 +87,7 @@ def _look_up(wanted: list[Endpoint], found: dict[Endpoint, Endpoint], end: float
         else:
             found[endpoint] = answer[0]._replace(others=tuple(answer[1:]))
             del failures[endpoint]
-    return [(endpoint.host, reason) for endpoint, reason in failures.items()]
+    return list(failures.values())
 
 
 def _literal(endpoint: Endpoint) -> Endpoint | None:
@@ -105,9 +101,9 @@ def _literal(endpoint: Endpoint) -> Endpoint | None:
 
 
 def addresses(endpoint: Endpoint) -> list[Endpoint]:
-    """All addresses of an endpoint's name, those that the host has a route to first, then in the order of RFC 6724.
+    """The endpoint at each address of its name, first where the host has a route to, then in the order of RFC 6724.
 
-    Raises `TryAgainError` with the resolver's reason.
+    A literal one is at itself. Raises `TryAgainError` for a name that cannot be resolved.
     """
     literal = _literal(endpoint)
     if literal:
@@ -116,13 +112,14 @@ def addresses(endpoint: Endpoint) -> list[Endpoint]:
         host = endpoint.host.encode()  # a str would load the idna codec
         answers = _socket.getaddrinfo(host, endpoint.port, 0, _socket.SOCK_DGRAM, _socket.IPPROTO_UDP)
     except _socket.gaierror as error:
-        raise TryAgainError(str(error.args[-1]).lower()) from None
+        reason = str(error.args[-1]).lower()
+        raise TryAgainError(f"endpoint {shown(endpoint.host)} does not resolve: {reason}", _HINT) from None
     found = []
     for family, _, _, _, address in answers:
         packed = _socket.inet_pton(family, str(address[0]).partition("%")[0])
         scope = int(address[3]) if len(address) == 4 else 0
         found.append(endpoint._replace(family=family, address=packed, scope=scope))
-    return sorted(found, key=lambda one: not _mtu_to(one)) if len(found) > 1 else found
+    return sorted(dict.fromkeys(found), key=lambda one: not has_route(one)) if len(found) > 1 else found
 
 
 def path_mtu(tunnel: Tunnel) -> int:
@@ -156,24 +153,6 @@ def _mtu_to(endpoint: Endpoint) -> int:
     finally:
         if udp:
             udp.close()
-
-
-def addresses(endpoint: Endpoint) -> list[Endpoint]:
-    """The endpoint at each address of its name, in the order of RFC 6724; a literal one at itself.
-
-    Raises `TryAgainError` for a name that cannot be resolved.
-    """
-    try:
-        host = endpoint.host.encode()
-        found = _socket.getaddrinfo(host, endpoint.port, 0, _socket.SOCK_DGRAM, _socket.IPPROTO_UDP)
-    except _socket.gaierror as error:
-        reason = str(error.args[-1]).lower()
-        raise TryAgainError(f"endpoint {shown(endpoint.host)} does not resolve: {reason}") from None
-    packed = (
-        (family, _socket.inet_pton(family, str(at[0]).partition("%")[0]), at[3:]) for family, _, _, _, at in found
-    )
-    places = (endpoint._replace(family=family, address=at, scope=int(*scope)) for family, at, scope in packed)
-    return list(dict.fromkeys(places))
 
 
 def has_route(endpoint: Endpoint) -> bool:
