@@ -24,7 +24,10 @@ let
     ;
 
   cfg = config.my.wireguard;
-  units = import ./units.nix { bin = "${cfg.package}/bin/"; };
+  units = import ./units.nix {
+    bin = "${cfg.package}/bin/";
+    lib = "${config.systemd.package}/lib/systemd/";
+  };
 
   # my.wireguard itself is the tunnel wg, the others are instances.
   tunnels = filterAttrs (_: tunnel: tunnel.enable) (cfg.tunnels // { wg = cfg; });
@@ -85,6 +88,21 @@ let
     };
     mtu = setting (types.ints.between 68 65535) 1380 "MTU of the interface; by default, that of the way there less 80.";
     listenPort = setting types.port 51820 "UDP port in the host's network namespace; by default, any.";
+    waitHandshake = setting (types.ints.between 1 3600) 30 ''
+      Seconds that the tunnel's start waits for a handshake; without one it fails, and is tried again. By default, it does
+      not wait.
+    '';
+    publish = mkOption {
+      type = types.attrsOf types.port;
+      default = { };
+      example = {
+        "127.0.0.1:9091" = 9091;
+      };
+      description = ''
+        Ports of confined services, by the addresses of the host at which they are reached too. systemd listens there and
+        passes on what comes: there is no link between the host and the namespace.
+      '';
+    };
     persistentKeepalive = setting (types.ints.between 0 65535) 25 "Seconds between keepalives; by default, none.";
   };
 
@@ -132,6 +150,14 @@ let
         wants = unit.wants ++ startedWith name;
         # Together: whatever changes, the package too, reloads the tunnel. A restart would stop all that is bound to it.
         reloadIfChanged = true;
+        serviceConfig =
+          unit.serviceConfig
+          // (
+            if tunnel.waitHandshake == null then
+              { }
+            else
+              { Environment = "\"WG_UP_OPTIONS=--resolve-timeout=30 --wait-handshake=${toString tunnel.waitHandshake}\""; }
+          );
         restartTriggers = [ (if tunnel.configFile != null then tunnel.configFile else configuration tunnel) ];
       }
     );
@@ -174,12 +200,35 @@ let
       // settings
     );
 
+  # Units for what is published, by a function of one's name and data
+  published =
+    make: name: tunnel:
+    lib.mapAttrs' (
+      port: listen:
+      nameValuePair "wgns-publish-${name}-${port}" (
+        units.published {
+          inherit name listen;
+          unit = "${unitOf name}.service";
+          inherit port;
+        }
+      ).${make}
+    ) (builtins.groupBy (listen: toString tunnel.publish.${listen}) (attrNames tunnel.publish));
+  allPublished =
+    make: builtins.foldl' (all: name: all // published make name tunnels.${name}) { } (attrNames tunnels);
+
   # ---- What cannot be
+
+  # What can be set beside configFile
+  notInFile = [
+    "configFile"
+    "publish"
+    "waitHandshake"
+  ];
 
   whatIsSet =
     tunnel:
     attrNames (
-      filterAttrs (_: value: value != null && value != [ ]) (
+      filterAttrs (_: value: value != null && value != [ ] && value != { }) (
         builtins.intersectAttrs tunnelOptions tunnel
         // lib.mapAttrs' (family: nameValuePair "address.${family}") tunnel.address
         // {
@@ -215,7 +264,7 @@ let
     name: tunnel:
     let
       place = if name == "wg" then "my.wireguard" else "my.wireguard.tunnels.\"${name}\"";
-      others = builtins.filter (name: name != "configFile") (whatIsSet tunnel);
+      others = builtins.filter (name: !(elem name notInFile)) (whatIsSet tunnel);
       needed =
         setting:
         unless "${place}: ${setting} is missing; set it, or configFile in place of all" (tunnel.${setting} != null);
@@ -375,7 +424,11 @@ in
         "netns@" = units.services."netns@" // {
           restartIfChanged = false;
         };
-      };
+        inherit (units.services) wgns-refresh;
+      }
+      // allPublished "service";
+      systemd.sockets = allPublished "socket";
+      systemd.timers = { inherit (units.timers) wgns-refresh; };
       environment.etc = lib.mapAttrs' (
         name: tunnel:
         nameValuePair "wireguard/${name}.conf" (

@@ -15,6 +15,7 @@ python3Packages.buildPythonApplication (finalAttrs: {
       ../LICENSE
       ../README.md
       ../bin
+      ../man
       ../pyproject.toml
       ../setup.cfg
       ../systemd

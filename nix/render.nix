@@ -52,6 +52,7 @@ rec {
       section "Unit" (named unitKeys data // data.unitConfig or { })
       ++ section "Service" (data.serviceConfig or { })
       ++ section "Socket" (data.socketConfig or { })
+      ++ section "Timer" (data.timerConfig or { })
       ++ section "Install" (named installKeys data)
     );
 
@@ -64,16 +65,33 @@ rec {
         unit = "wg@NAME.service";
       };
       # A drop-in can't be wanted by anything: `systemctl add-wants wg@NAME.service UNIT`
+      published = units.published (
+        confined
+        // {
+          listen = "127.0.0.1:9091";
+          port = 9091;
+        }
+      );
       dropin = data: from (text (builtins.removeAttrs data [ "wantedBy" ]));
     in
     listToAttrs (
-      map (name: {
-        name = "systemd/${name}.service";
-        value = from (text units.services.${name});
-      }) (attrNames units.services)
+      concatMap
+        (
+          kind:
+          map (name: {
+            name = "systemd/${name}.${kind}";
+            value = from (text units."${kind}s".${name});
+          }) (attrNames units."${kind}s")
+        )
+        [
+          "service"
+          "timer"
+        ]
     )
     // {
       "wgns_helpers/confined-service.conf" = dropin (units.confined confined);
       "wgns_helpers/confined-socket.conf" = dropin (units.confinedSocket confined);
+      "systemd/examples/publish.service" = from (text published.service);
+      "systemd/examples/publish.socket" = from (text published.socket);
     };
 }
