@@ -42,9 +42,11 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 SUITE, PYTHON, ARCHITECTURE = "trixie", "3.13", "x86_64"  # the Python is the suite's own
 PACKAGES = (
-    "dash,dbus,iproute2,iputils-ping,linux-image-cloud-amd64,procps,python3,python3-installer,"
-    "strace,systemd,systemd-sysv,tcpdump,udev,wireguard-tools"
+    "dash,dbus,dns-root-data,iproute2,iputils-ping,libnss-resolve,linux-image-cloud-amd64,nginx-light,nscd,procps,"
+    "python3,python3-installer,strace,systemd,systemd-resolved,systemd-sysv,tcpdump,transmission-daemon,udev,"
+    "unbound,wireguard-tools"
 )
+DAEMONS = "nginx nscd systemd-resolved transmission-daemon unbound"  # which tests start when they need them
 NOT_IN_GUEST = {"mypy", "ruff"}  # the code checks don't need the guest's kernel
 SITE = f"usr/local/lib/python{PYTHON}/dist-packages"
 BUILD_SECONDS = 1800.0  # the limit for each program that is called; all together take about a minute
@@ -57,6 +59,7 @@ BOOT_SECONDS = {"kvm": 30.0, "tcg": 300.0}  # limits by accelerator; tcg, softwa
 CUSTOMIZE = f"""
 set -eu
 rm -f "$1/etc/fstab" "$1/etc/resolv.conf"
+ln -s /dev/null "$1/etc/tmpfiles.d/systemd-resolve.conf"  # which would make that file again
 echo machine >"$1/etc/hostname"
 echo '127.0.0.1 localhost machine' >"$1/etc/hosts"
 chroot "$1" systemd-machine-id-setup
@@ -65,6 +68,7 @@ chroot "$1" systemctl mask apt-daily-upgrade.timer apt-daily.timer dev-hugepages
     sys-kernel-config.mount sys-kernel-debug.mount sys-kernel-tracing.mount systemd-binfmt.service \
     systemd-journal-flush.service systemd-random-seed.service systemd-tmpfiles-clean.timer \
     systemd-udev-load-credentials.service systemd-udev-trigger.service
+chroot "$1" systemctl disable {DAEMONS}
 chroot "$1" systemctl enable machine.service
 chroot "$1" /usr/lib/systemd/systemd-update-done  # or the first boot would do again what the packages have done
 chroot "$1" python3 -m compileall -q /{SITE} || true

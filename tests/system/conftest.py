@@ -19,6 +19,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="takes the system over: tests/booted (make test does)"))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what test_leaks.py has found."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
+    rows = [value for report in reports for name, value in report.user_properties if name == "leaks"]
+    for row in [("", "rounds", "tunnel's packets", "leaks", "answers by the host"), *rows] if rows else []:
+        terminalreporter.write_line("{:<60} {:>6} {:>16} {:>6} {:>19}".format(*row))
+
+
 @pytest.fixture
 def since() -> Iterator[str]:
     """Where the journal is at the beginning. In the end all is taken away again, and nothing may be left."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 TUNNELS = 40
 UNITS = Path("/etc/systemd/system")
 CONFIGURATIONS = Path("/etc/wireguard")
+OUTSIDE = ("internet", "far")  # the namespaces of tests/system/house.py
 
 
 def private_key(number: int) -> str:
@@ -39,13 +40,13 @@ def configure(name: str = "demo", number: int = 1, other: Mapping[str, str] | No
     """Write the configuration of a tunnel, as a provider hands it out; `other` settings replace some, "" omits one."""
     settings = {
         "PrivateKey": private_key(number),
-        "Address": f"10.64.1.{number}/32",
+        "Address": f"10.64.1.{number}/32, fd00:64::1:{number:x}/128",
         "DNS": "10.64.0.1",
         "ListenPort": "",
         "MTU": "",
         "PublicKey": public_key(0),
         "AllowedIPs": "0.0.0.0/0, ::/0",
-        "Endpoint": "198.51.100.1:51820",
+        "Endpoint": "203.0.113.1:51820",
         **(other or {}),
     }
     lines = [f"{key} = {value}" if value else "" for key, value in settings.items()]
@@ -143,7 +144,7 @@ def reaches_the_far_side_only(name: str = "demo", service: str = "reach") -> Non
 
 def leftovers() -> list[str]:
     """What of the programs' work is there, and of their units."""
-    found = [f"/run/netns/{path.name}" for path in Path("/run/netns").iterdir() if path.name != "far"]
+    found = [f"/run/netns/{path.name}" for path in Path("/run/netns").iterdir() if path.name not in OUTSIDE]
     found += [str(path) for path in Path("/etc/netns").glob("*")]
     found += shell("wg show interfaces").split()
     units = shell("systemctl list-units --all --plain --no-legend 'netns@*' 'wg@*' wg.service").splitlines()
@@ -152,7 +153,7 @@ def leftovers() -> list[str]:
 
 def clean() -> None:
     """Stop what a test started, and take away what it wrote."""
-    systemctl("stop", "reach.service", "joined.service", "netns@*", "wg@*", "wg.service", check=False)
+    systemctl("stop", "reach.service", "joined.service", "leak@*", "netns@*", "wg@*", "wg.service", check=False)
     for path in [*UNITS.glob("*.d/test.conf"), *UNITS.glob("wg@*.wants/*")]:
         path.unlink()
     for path in [*UNITS.glob("echo*"), *CONFIGURATIONS.glob("*")]:
@@ -160,5 +161,5 @@ def clean() -> None:
     systemctl("daemon-reload")
     systemctl("reset-failed")
     for name in Path("/run/netns").iterdir():
-        if name.name != "far":
+        if name.name not in OUTSIDE:
             shell(f"ip netns delete '{name.name}'")

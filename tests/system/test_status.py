@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support import shell
+from tests.system.capture import ENDPOINT
 from tests.system.guest import configure, drop_in, private_key, show, state, systemctl, wait_for
 
 pytestmark = pytest.mark.usefixtures("since")
@@ -35,16 +36,16 @@ def test_the_confined_service_is_inside() -> None:
 
 def test_a_key_that_is_a_credential(tmp_path: Path) -> None:
     """The configuration can be compared, and its names looked up again, where only the unit has the key."""
-    path = configure(other={"PrivateKey": "", "Endpoint": "far.example:51820"})
+    path = configure(other={"PrivateKey": "", "Endpoint": f"far.example:{ENDPOINT[1]}"})
     (tmp_path / "key").write_text(private_key(1))
     hosts = Path("/etc/hosts").read_text()
-    Path("/etc/hosts").write_text(f"{hosts}\n198.51.100.77 far.example\n")
+    Path("/etc/hosts").write_text(f"{hosts}\n203.0.113.77 far.example\n")
     drop_in("wg@.service", f"[Service]\nLoadCredential=private-key:{tmp_path}/key\n")
     try:
         systemctl("start", "wg@demo.service")
         code, found = status()
         assert (code, found["differences"]) == (1, []), path.read_text()
-        Path("/etc/hosts").write_text(f"{hosts}\n198.51.100.1 far.example\n")
+        Path("/etc/hosts").write_text(f"{hosts}\n{ENDPOINT[0]} far.example\n")
         shell("systemd-run --quiet --wait --pipe --property=PrivateTmp=yes wgns refresh")  # to which it is hidden
         shell("ip netns exec demo ping -c 1 -W 20 10.64.0.1")
         assert status()[0] == 0

@@ -134,7 +134,7 @@ def test_a_start_that_fails(failure: str, since: str) -> None:
 
     taken.close()
     if failure == "no such host":
-        hosts.write_text(former + "198.51.100.1 provider.invalid\n")
+        hosts.write_text(former + "203.0.113.1 provider.invalid\n")
     else:
         configure()
     if not by_itself:
