@@ -32,25 +32,25 @@ _SIOCGIFFLAGS, _IFF_UP = 0x8913, 1  # linux/sockios.h, linux/if.h
 
 def own_name() -> str:
     """The name of the network namespace that this process is in; `Failure` where it has none that can be seen."""
-    try:
-        for name in sorted(os.listdir(netns.DIRECTORY)):
+    for name in sorted(os.listdir(netns.DIRECTORY)) if os.path.isdir(netns.DIRECTORY) else []:
+        try:
             if netns.pinned(name) == netns.own():
                 return name
-    except OSError:
-        pass
+        except Failure:  # another kind of namespace
+            continue
     raise Failure("this network namespace has no name that can be seen here", "wgns check NAME")
 
 
 def in_host_by_hand() -> bool:
     """Whether this was started by a person in the host's network namespace, and not by a unit to look at itself.
 
-    A system service is in a control group that ends in .service (systemd.unit(5)); below user@.service are people too.
+    A system service is in a control group of that name, or below it; below user@.service are people (systemd.slice(5)).
     """
     try:
         with open("/proc/self/cgroup", encoding="utf-8") as file:
             group = file.read().strip().rpartition(":")[2]
         hidden = group == "/" and "INVOCATION_ID" in os.environ  # ProtectControlGroups=private
-        service = hidden or (group.endswith(".service") and "/user@" not in group)
+        service = hidden or (".service" in group and "/user@" not in group)
         return not netns.in_unit() and not service and netns.in_host()
     except (OSError, Failure):
         return False  # cannot be told: then it has to prove itself
