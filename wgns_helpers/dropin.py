@@ -30,11 +30,13 @@ def for_unit(name: str, unit: str, allowed: list[str]) -> str:
                 f"{unit} is on the system bus (Type=dbus), which answers from the host's network and is hidden from it",
                 "a drop-in with another Type= and without BusName=, if the service can do without the bus",
             )
-        wanted = unit if "@." not in unit else "of its instances the ones that are to start with it"
+        template = "@." in unit
+        wanted = "of its instances the ones that are to start with it" if template else unit
+        again = "" if template else f"; systemctl restart '{unit}'"  # one that runs is where it was until then
         head = f"# Save as /etc/systemd/system/{unit}.d/wireguard.conf, then:\n"
         if os.path.dirname(known.get("PIDFile", "")) == "/run":  # systemd waits for it in the host's /run
             tail = "PIDFile=\n"
-        head += f"# systemctl daemon-reload; systemctl add-wants 'wg@{name}.service' '{wanted}'\n"
+        head += f"# systemctl daemon-reload; systemctl add-wants 'wg@{name}.service' '{wanted}'{again}\n"
     for path in allowed:
         if not path.startswith("/run/") or ".." in path or any(c.isspace() or c in ':\\"%' for c in path):
             raise UsageError(f"--allow {shown(path)}: a path below /run is wanted", "all else is as the unit has it")

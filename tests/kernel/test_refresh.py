@@ -159,9 +159,10 @@ def test_a_name_that_does_not_resolve(named: str) -> None:
     hosts("192.0.2.2")
     done = run("wgns", "refresh", env=QUIET)
     assert done.returncode == 75
-    first, last = done.stderr.splitlines()
+    first, last, hint = done.stderr.splitlines()
     assert first.startswith('wgns: "wg": peer 1: endpoint vpn.example:51820 is 192.0.2.2:51820 now')
     assert last.startswith('wgns: endpoint "gone.example" does not resolve: ')
+    assert hint.startswith("wgns: hint: getent ahosts")
     Path("/etc/wireguard/a.conf").unlink()
     assert run("wgns", "refresh").returncode == 0
     assert run("wgns", "refresh", "a").returncode == 78
