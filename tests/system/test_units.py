@@ -115,12 +115,14 @@ def test_a_start_that_fails(failure: str, since: str) -> None:
     if failure == "no configuration":
         path.unlink()
     taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    taken.bind(("", 40404))
+    if failure == "kernel refuses":
+        taken.bind(("", 40404))
     hosts = Path("/etc/hosts")
     former = hosts.read_text()
     drop_in("wg@demo.service", "[Service]\nEnvironment=WG_UP_OPTIONS=\n", reload=False)  # fail at once
     confine("reach.service", "demo")
-    systemctl("start", "--no-block", "wg@demo.service", "reach.service")
+    # It wants the service. Asking for that as well, while the tunnel waits for its next try, has systemd try at once.
+    systemctl("start", "--no-block", "wg@demo.service")
     wait_for(lambda: show("wg@demo.service")["ExecMainStatus"] == status)
     by_itself = status in ("1", "75")
     if by_itself:
