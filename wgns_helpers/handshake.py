@@ -37,6 +37,8 @@ def wait(generic: Socket, names: tuple[str, int], tunnel: Tunnel, seconds: float
         for request in wireguard.configure(family, index, (None, None, None), updates):
             generic.run([request])
 
+    if keys & state.read(link, index).alive:  # then nothing is to be changed, not even for a moment
+        return
     silent = [peer for peer in chosen if not peer.keepalive]
     began = tried = time.monotonic()
     turn = 0
