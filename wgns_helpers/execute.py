@@ -96,6 +96,7 @@ def _hide(name: str) -> None:
                 raise
     targets = {os.path.realpath(target): descriptor for target, descriptor in sources.items()}
     netns.call("mount", b"tmpfs", b"/run", b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=755")
+    umask = os.umask(0o022)  # the command's user has to get there
     for target, descriptor in targets.items():
         if target.startswith("/run/"):
             os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -107,3 +108,4 @@ def _hide(name: str) -> None:
             place = target.encode()
             netns.call("mount", f"/proc/self/fd/{descriptor}".encode(), place, None, netns.MS_BIND | netns.MS_REC, None)
             netns.call("mount", None, place, None, netns.MS_BIND | _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID, None)
+    os.umask(umask)

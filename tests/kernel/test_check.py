@@ -204,6 +204,8 @@ def test_whose_the_command_is(confined: None) -> None:
     assert run("wgns", "exec", "demo", "id", "-u").stdout == "0\n"
     assert run("wgns", "exec", "demo", "--user", "daemon", "id", "-un", env=environment()).stdout == "daemon\n"
     assert run("wgns", "exec", "demo", "id", "-G", env=environment()).stdout == "65534\n"
+    assert run("wgns", "exec", "demo", "--user", "daemon", "ls", "/run/netns", umask=0o077).stdout == "demo\n"
+    assert run("wgns", "exec", "demo", "sh", "-c", "umask", umask=0o077).stdout == "0077\n"
     assert run("wgns", "exec", "demo", "--user", "nobody-there", "true").returncode == 2
     assert run("wgns", "exec", "demo", "true", before=POWERLESS).returncode == 77
 
