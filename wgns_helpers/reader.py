@@ -9,7 +9,6 @@ from __future__ import annotations
 from _io import StringIO
 
 from .errors import ConfigError, MissingError, shown, warn
-from .values import key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,18 +25,17 @@ _SECTION_OF.update({key.lower(): ("[Peer]", key) for key in _PEER})
 _LISTS = ("Address", "DNS", "AllowedIPs")
 
 _LONGEST = 24  # characters of a mistyped key that are shown; a longer one may be a WireGuard key
-_BLANKS = " \t\v\f\r"  # isspace(3) in the C locale, which is what wg(8) drops
-_BLANKS_TO_COMMAS = str.maketrans(dict.fromkeys(_BLANKS, ","))
-_DROP_BLANKS = str.maketrans("", "", _BLANKS)
+_BLANKS = "\t\v\f\r"  # besides the space: isspace(3) in the C locale, which is what wg(8) drops
 
 
 class Section:
     """What stands in one section: the values of each key, and the line of each value."""
 
-    def __init__(self, source: str, line: int) -> None:
-        self.source, self.line = source, line
+    def __init__(self, source: str, title: str, line: int = 0) -> None:
+        self.source, self.title, self.line = source, title, line
         self.items: dict[str, list[str]] = {}
         self.lines: dict[str, list[int]] = {}
+        self.text = [f"{title}\nLine = {line}\n"]  # for wgconfig
 
     def error(self, key: str, item: int, text: str, hint: str = "") -> ConfigError:
         """The exception for one of the values of `key`."""
@@ -45,17 +43,17 @@ class Section:
 
     def each(self, key: str, convert: Callable[[str], T]) -> tuple[T, ...]:
         """The values of `key`, converted; `ConfigError` with the line of the one that cannot be."""
-        found = []
-        for position, value in enumerate(self.items.get(key, [])):
-            try:
-                found.append(convert(value))
-            except ValueError as error:
-                raise self.error(key, position, *error.args) from None
+        found: list[T] = []
+        try:
+            for value in self.items.get(key, ()):
+                found.append(convert(value))  # noqa: PERF401  (their number tells which one failed)
+        except ValueError as error:
+            raise self.error(key, len(found), *error.args) from None
         return tuple(found)
 
     def one(self, key: str, convert: Callable[[str], T], default: T) -> T:
         """The only value of `key`, converted, or the default."""
-        return next(iter(self.each(key, convert)), default)
+        return self.each(key, convert)[0] if key in self.items else default
 
 
 def decode(data: bytes, source: str) -> str:
@@ -80,57 +78,56 @@ def sections(text: str, source: str) -> tuple[Section, list[Section]]:
     except ImportError:
         raise MissingError("the Python package wgconfig is missing", "pip install wgconfig") from None
     interface, peers = _normalise(text, source)
-    reader = WGConfig()
-    written = _written("Interface", interface) + "".join(_written("Peer", peer) for peer in peers)
-    reader.read_from_fileobj(StringIO(written))
+    reader = WGConfig(keyattr="Line")  # by PublicKey it would forget the first of two peers
+    reader.read_from_fileobj(StringIO("".join(line for section in (interface, *peers) for line in section.text)))
     read = [reader.get_interface(), *reader.get_peers(keys_only=False).values()]
     for section, found in zip((interface, *peers), read, strict=True):
+        del found["Line"], section.text
         section.items = {
-            name: [item[1:] for item in (values if isinstance(values, list) else [values])]
+            name: [item[1:] for item in values] if isinstance(values, list) else [values[1:]]
             for name, values in found.items()
         }
+    _check_peers(peers)
     return interface, peers
 
 
-def _written(title: str, section: Section) -> str:
-    # A colon before each value keeps wgconfig from making numbers of digits (007 would become 7)
-    lines = (f"{name} = :{', :'.join(values)}\n" for name, values in section.items.items() if values)
-    return f"[{title}]\n{''.join(lines)}"
-
-
 def _normalise(text: str, source: str) -> tuple[Section, list[Section]]:
-    """The structure, at least as strict as wg(8): known keys in their sections, none twice, one [Peer] for each key."""
-    interface = Section(source, 0)
+    """The structure, at least as strict as wg(8): known keys in their sections, none twice."""
+    interface = Section(source, "[Interface]")
     peers: list[Section] = []
     section: Section | None = None
-    hooks: list[str] = []
+    for blank in _BLANKS:
+        text = text.replace(blank, " ")
     for line, raw in enumerate(text.split("\n"), 1):
-        content = raw.partition("#")[0].strip(_BLANKS)
+        content = raw.partition("#")[0].strip(" ")
         if content.startswith("["):
-            name = content.translate(_DROP_BLANKS).lower()
-            if name not in ("[interface]", "[peer]"):
+            title = content.replace(" ", "").lower()
+            if title not in ("[interface]", "[peer]"):
                 raise ConfigError(f"{source}:{line}: unknown section {shown(content)}; legal: [Interface], [Peer]")
-            section = interface if name == "[interface]" else Section(source, line)
-            section.line = section.line or line
-            if section is not interface:
+            if title == "[peer]":
+                section = Section(source, "[Peer]", line)
                 peers.append(section)
+            else:
+                section = interface
+                section.line = section.line or line
         elif content:
             try:
-                hooks += _add(section, "[Interface]" if section is interface else "[Peer]", line, content)
+                _add(section, line, content)
             except ValueError as error:
                 raise ConfigError(f"{source}:{line}: {error.args[0]}", *error.args[1:]) from None
     if not interface.line:
         raise ConfigError(f"{source}: no [Interface] section", "is it a wg-quick(8) configuration?")
-    _check_peers(peers)
+    hooks = sorted((line, name) for name in _HOOKS for line in interface.lines.get(name, ()))
     if hooks:
-        warn(f"{source}: never executed: {', '.join(hooks)}", "a configuration is data; use ExecStartPost= of the unit")
+        listed = ", ".join(f"{name} (line {line})" for line, name in hooks)
+        warn(f"{source}: never executed: {listed}", "a configuration is data; use ExecStartPost= of the unit")
     return interface, peers
 
 
 def _check_peers(peers: list[Section]) -> None:
-    seen: dict[bytes, int] = {}
+    seen: dict[str, int] = {}
     for peer in peers:
-        public = peer.one("PublicKey", key, b"")
+        public = "".join(peer.items.get("PublicKey", ()))  # each key can be written in one way only: values.key
         if not public:
             raise ConfigError(f"{peer.source}:{peer.line}: [Peer] without PublicKey")
         if public in seen:
@@ -138,37 +135,39 @@ def _check_peers(peers: list[Section]) -> None:
         seen[public] = peer.line
 
 
-def _add(section: Section | None, title: str, line: int, content: str) -> list[str]:
-    """Put one line, Key = value, into its section; returns what a hook is to be named as. ValueError(text[, hint])."""
+def _add(section: Section | None, line: int, content: str) -> None:
+    """Put one line, Key = value, into its section. ValueError(text[, hint])."""
     written, equals, value = content.partition("=")
-    written = written.translate(_DROP_BLANKS)
-    belongs, name = _SECTION_OF.get(written.lower(), ("", ""))
+    written = written.replace(" ", "")
+    title, name = _SECTION_OF.get(written.lower(), ("", ""))
     if not equals:
         raise ValueError('not "Key = value" (the line is not shown: it may be a key)')
     if not name:
         known = shown(written) if len(written) <= _LONGEST else "(not shown: too long for one)"
         raise ValueError(f"unknown key {known}", _similar(written))
     if section is None:
-        raise ValueError(f"{name} stands before any section", f"write {belongs} above it")
-    if belongs != title:
-        raise ValueError(f"{name} belongs in {belongs}")
+        raise ValueError(f"{name} stands before any section", f"write {title} above it")
+    if title != section.title:
+        raise ValueError(f"{name} belongs in {title}")
+    lines = section.lines.setdefault(name, [])
     if name in _HOOKS:
-        return [f"{name} (line {line})"]
-    if name in section.items and name not in _LISTS:
-        raise ValueError(f"{name} again; it stands in line {section.lines[name][0]} too")
+        lines.append(line)
+        return
+    if lines and name not in _LISTS:
+        raise ValueError(f"{name} again; it stands in line {lines[0]} too")
     values = _values(name, value)
-    section.items.setdefault(name, []).extend(values)
-    section.lines.setdefault(name, []).extend([line] * len(values))
-    return []
+    lines += [line] * len(values)
+    if values:  # the colon keeps wgconfig from making numbers of digits (007 would become 7)
+        section.text.append(f"{name} = :{', :'.join(values)}\n")
 
 
 def _values(name: str, value: str) -> list[str]:
     """The values of one line. Blanks part those of Address and DNS, as in wg-quick(8); elsewhere wg(8) drops them."""
-    if not value.isascii() or not value.translate(_DROP_BLANKS).isprintable():
+    if not (value.isascii() and value.isprintable()):
         raise ValueError(f"{name}: a character that is not printable ASCII")
     if name in ("Address", "DNS"):  # may be empty too
-        return [item for item in value.translate(_BLANKS_TO_COMMAS).split(",") if item]
-    value = value.strip(_BLANKS) if name.endswith("File") else value.translate(_DROP_BLANKS)
+        return value.replace(",", " ").split()
+    value = value.strip(" ") if name.endswith("File") else value.replace(" ", "")
     if not value:
         raise ValueError(f"{name} is empty")
     if "," in value and name not in _LISTS:
