@@ -40,7 +40,9 @@ class Update(NamedTuple):
 
 def updates(now: State, wanted: State, names: dict[bytes, str]) -> Iterator[Update]:
     """What makes the peers of `now` those of `wanted`; what is new comes first, so that allowed IPs move at once."""
-    moved = {network for key, peer in wanted.peers.items() for network in _gained(now.peers.get(key), peer)}
+    moved: set[Network] = set()
+    if now.peers:
+        moved.update(*(_gained(now.peers.get(key), peer) for key, peer in wanted.peers.items()))
     for key, peer in wanted.peers.items():
         former = now.peers.get(key)
         if former and former.endpoint and not peer.endpoint:  # cannot be taken away; there was no session without one

@@ -129,7 +129,8 @@ def path_mtu(tunnel: Tunnel) -> int:
     """
     if tunnel.mtu:
         return tunnel.mtu
-    best = max((_mtu_to(peer.endpoint) for peer in tunnel.peers if peer.endpoint), default=0)
+    endpoints = {(to.address, to.scope): to for peer in tunnel.peers if (to := peer.endpoint)}
+    best = max(map(_mtu_to, endpoints.values()), default=0)
     mtu = (best or _mtu_to(_ANYWHERE) or 1500) - _OVERHEAD
     if mtu < _IPV6_MINIMUM and tunnel.has_ipv6():
         warn(f"the way to the endpoint has room for an mtu of {mtu} only, IPv6 needs 1280: packets will be split")

@@ -18,16 +18,16 @@ else:
 
         def __init_subclass__(cls):
             cls._fields = tuple(cls.__annotations__)
-            cls._defaults = {name: cls.__dict__[name] for name in cls._fields if name in cls.__dict__}
+            cls._defaults = tuple(cls.__dict__.get(name) for name in cls._fields)
             for position, name in enumerate(cls._fields):
                 setattr(cls, name, property(itemgetter(position)))
 
         def __new__(cls, *values, **named):
-            named = {**cls._defaults, **dict(zip(cls._fields, values, strict=False)), **named}
-            return tuple.__new__(cls, [named.pop(name) for name in cls._fields])
+            made = tuple.__new__(cls, values + cls._defaults[len(values) :])
+            return made._replace(**named) if named else made
 
         def _replace(self, **changes):
-            return type(self)(**{**dict(zip(self._fields, self, strict=True)), **changes})
+            return tuple.__new__(type(self), map(changes.pop, self._fields, self))
 
         def __repr__(self):  # no fields: some of them are keys
             return f"<{type(self).__name__}>"
@@ -43,6 +43,8 @@ class Network(NamedTuple):
     def network(self) -> Network:
         """The same without host bits."""
         host_bits = 8 * len(self.address) - self.prefix
+        if not host_bits:
+            return self
         number = int.from_bytes(self.address, "big")
         masked = number >> host_bits << host_bits
         return self if masked == number else self._replace(address=masked.to_bytes(len(self.address), "big"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from _struct import pack, unpack
+from _socket import AF_INET, AF_INET6
+from _struct import Struct, pack, unpack
 
 from .errors import MissingError
 from .netlink import NESTED, KernelRefusedError, Request, Socket, attribute, attributes
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
     from .peers import Update
     from .tunnel import Network
 
-_GENL_ID_CTRL, _CTRL_CMD_GETFAMILY = 16, 3
-_WG_CMD_SET_DEVICE = 1
+_GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, _WG_CMD_SET_DEVICE = 16, 3, 1
 _REMOVE_ME, _REPLACE_ALLOWED_IPS, _UPDATE_ONLY = 1, 2, 4  # enum wgpeer_flag
 _ROOM = 60000  # bytes of peers in one message; an attribute holds 65,535
 _STEP = 1500  # allowed IPs in one message, at most 36 bytes each
+# WGALLOWEDIP_A_FAMILY, _IPADDR and _CIDR_MASK in their nest, in one go: there can be 100,000
+_ALLOWED_IP = {AF_INET: Struct("=HHHHHxxHH4sHHBxxx"), AF_INET6: Struct("=HHHHHxxHH16sHHBxxx")}
 
 
 def no_wireguard() -> MissingError:
@@ -100,10 +102,8 @@ def _parts(update: Update) -> Iterator[bytes]:
 
 
 def _allowed_ips(networks: tuple[Network, ...]) -> bytes:
-    return attribute(9 | NESTED, b"".join(_allowed_ip(*item) for item in enumerate(networks, 1)))  # WGPEER_A_ALLOWEDIPS
-
-
-def _allowed_ip(number: int, network: Network) -> bytes:
-    # WGALLOWEDIP_A_FAMILY, _IPADDR, _CIDR_MASK
-    family, mask = attribute(1, pack("=H", network.family)), attribute(3, pack("=B", network.prefix))
-    return attribute(NESTED | number, family + attribute(2, network.address) + mask)
+    encoded = bytearray()
+    for number, (family, address, prefix) in enumerate(networks, 1):
+        layout = _ALLOWED_IP[family]
+        encoded += layout.pack(layout.size, NESTED | number, 6, 1, family, 4 + len(address), 2, address, 5, 3, prefix)
+    return attribute(9 | NESTED, bytes(encoded))  # WGPEER_A_ALLOWEDIPS
