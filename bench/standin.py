@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from wgns_helpers import bringup
+from wgns_helpers import teardown
 
 TYPE_CHECKING = False  # typing itself would cost what is measured here
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from wgns_helpers.netlink import Request, Socket
     from wgns_helpers.peers import Update
 
-bringup.KIND = os.environ["STANDIN_KIND"]
+teardown.KIND = os.environ["STANDIN_KIND"]
 
 
 def _patch_wireguard() -> None:

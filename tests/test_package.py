@@ -37,15 +37,16 @@ MAY_IMPORT = {
     "naming": "errors netlink netns signals",
     "confine": "errors netns tunnel",
     "handshake": "converge errors netlink peers signals state tunnel wireguard",
-    "bringup": "confine converge errors handshake lock netlink netns resolve signals state tunnel wireguard",
+    "teardown": "confine errors lock netlink netns signals",
+    "bringup": "confine converge errors handshake lock netlink netns resolve signals state teardown tunnel wireguard",
     "check": "confine errors netns",
     "dropin": "errors",
     "status": "bringup config confine errors netlink netns state tunnel",
     "refresh": "errors lock netlink netns peers reader resolve state status tunnel values wireguard",
     "execute": "check dropin errors netns",
     "usage": "errors",
-    "cli": "__init__ bringup check config dropin errors execute naming netns refresh resolve signals status tunnel "
-    "usage",
+    "cli": "__init__ bringup check config dropin errors execute naming netns refresh resolve signals status teardown "
+    "tunnel usage",
 }
 
 

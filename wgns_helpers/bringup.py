@@ -1,4 +1,4 @@
-"""The recipes of wg-up and wg-down."""
+"""The recipe of wg-up."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import os
 from _socket import if_nameindex
 
-from . import confine, converge, lock, netlink, netns, signals, state, wireguard
+from . import confine, converge, lock, netlink, netns, signals, state, teardown, wireguard
 from .errors import Failure, MissingError, PermissionRefusedError, say, warn
 from .resolve import path_mtu, resolve
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from .tunnel import Tunnel
 
-KIND = "wireguard"
 _LAST_INDEX = 2**31 - 1
 _TRIES = 5  # a link may be made in the host between our look at the indexes and our request
 
@@ -49,11 +48,11 @@ def up(link: str, namespace: str, load: Callable[[], Tunnel], patience: float = 
         netns.enter(descriptor)
         with netlink.Socket() as inside, netlink.Socket(netlink.NETLINK_GENERIC) as generic:
             tunnel = _possible(tunnel, namespace)
-            existing = _existing(inside, link, namespace)
-            if existing:
-                change = converge.Change(inside, generic, link, existing)
+            found = teardown.existing(inside, link, namespace)
+            if found:
+                change = converge.Change(inside, generic, link, found)
                 _change(
-                    change, (link, namespace), (tunnel, mtu), lambda: _wait(generic, (link, existing), tunnel, patience)
+                    change, (link, namespace), (tunnel, mtu), lambda: _wait(generic, (link, found), tunnel, patience)
                 )
                 return
             index = _create(outside, inside, (link, namespace), descriptor, taken)
@@ -93,17 +92,6 @@ def _change(
     say(f"{as_configured} now: {converge.listed(done)}" if done else f"{as_configured}: nothing to change")
 
 
-def _existing(socket: netlink.Socket, link: str, namespace: str) -> int:
-    """The index of the WireGuard link of that name, 0 where there is none; `Failure` for a link of another kind."""
-    index, kind, _ = netlink.read_link(socket, link) or (0, KIND, 0)
-    if kind != KIND:
-        raise Failure(
-            f'namespace "{namespace}" has a link "{link}" that is not WireGuard but {kind or "hardware"}',
-            "it was made by somebody else and is left alone",
-        )
-    return index
-
-
 def _create(
     outside: netlink.Socket, inside: netlink.Socket, names: tuple[str, str], descriptor: int, taken: set[int]
 ) -> int:
@@ -115,13 +103,13 @@ def _create(
         index = next(free for free in range(index + 1, _LAST_INDEX) if free not in taken)
         signals.check()
         try:
-            outside.run([netlink.create_link(link, KIND, index, descriptor)])
+            outside.run([netlink.create_link(link, teardown.KIND, index, descriptor)])
         except netlink.KernelRefusedError as error:
             if error.errno == errno.EOPNOTSUPP:
                 raise wireguard.no_wireguard() from None
             if error.errno not in (errno.EEXIST, errno.EBUSY):
                 raise
-            if _existing(inside, link, namespace):
+            if teardown.existing(inside, link, namespace):
                 raise Failure(f'somebody else has just made "{link}" in namespace "{namespace}"') from None
             refused = error
         except Failure:
@@ -179,46 +167,23 @@ def plan(link: str, namespace: str, tunnel: Tunnel) -> list[str]:
         descriptor = netns.open_namespace(namespace)
         netns.enter(descriptor)
         with netlink.Socket() as inside:
-            existing = _existing(inside, link, namespace)
+            found = teardown.existing(inside, link, namespace)
     except MissingError:
-        existing = 0
+        found = 0
     except PermissionRefusedError as error:
-        existing = 0
+        found = 0
         warn(f"{error}: these are the steps for a tunnel that is not there yet", "root sees what is there")
-    if existing:
+    if found:
         netns.enter(here)
         tunnel = resolve(tunnel)
         mtu = path_mtu(tunnel)
         netns.enter(descriptor)
         with netlink.Socket() as inside, netlink.Socket(netlink.NETLINK_GENERIC) as generic:
             tunnel = _possible(tunnel, namespace)
-            steps = converge.Change(inside, generic, link, existing).pending(tunnel, mtu)
+            steps = converge.Change(inside, generic, link, found).pending(tunnel, mtu)
     else:
-        steps = [f'{netlink.create_link(link, KIND, 0, 0).what} in namespace "{namespace}", its UDP socket in this one']
+        made = netlink.create_link(link, teardown.KIND, 0, 0).what
+        steps = [f'{made} in namespace "{namespace}", its UDP socket in this one']
         steps += converge.planned(tunnel)
     steps += confine.write(namespace, link, tunnel, dry=True)
     return steps or [f'"{link}" in namespace "{namespace}" is as configured: nothing to change']
-
-
-def down(link: str, namespace: str) -> None:
-    """Delete the WireGuard link `link` of `namespace`, and the files that wg-up wrote, if they are there.
-
-    Raises `Failure`, also for a link of another kind.
-    """
-    signals.hold()
-    try:
-        descriptor = netns.open_namespace(namespace)
-    except MissingError as error:
-        say(f"nothing to take down: {error}")
-    else:
-        lock.take(descriptor, f'namespace "{namespace}"')
-        if os.fstat(descriptor).st_ino != netns.own()[1]:
-            netns.enter(descriptor)
-        with netlink.Socket() as socket:
-            existing = _existing(socket, link, namespace)
-            if existing:
-                socket.run([netlink.delete_link(existing)])
-                say(f'"{link}" is gone from namespace "{namespace}"')
-            else:
-                say(f'there is no "{link}" in namespace "{namespace}"')
-    confine.remove(namespace, link)

@@ -55,14 +55,14 @@ def _print(text: str) -> None:
 
 
 def _wg(program: str, name: str, options: dict[str, str]) -> None:
-    from . import bringup
-
     link = checked_link(checked_name(name))
     namespace = checked_name(options["--netns"]) if "--netns" in options else link
     if program == "wg-down":
-        bringup.down(link, namespace)
+        from . import teardown
+
+        teardown.down(link, namespace)
         return
-    from . import config, resolve
+    from . import bringup, config, resolve
 
     def load() -> Tunnel:
         return config.load(options.get("--config", f"/etc/wireguard/{link}.conf"), options.get("--private-key", ""))
