@@ -8,7 +8,7 @@ test: .venv/ready
 	@tests/all
 
 bench: .venv/ready
-	@.venv/bin/python bench/cycle.py
+	@bench/all
 
 .venv/ready: setup.cfg pyproject.toml
 	@tests/setup
