@@ -77,6 +77,7 @@ class Socket:
             self._socket = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, protocol)
             for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK):
                 self._socket.setsockopt(_SOL_NETLINK, option, 1)
+            self._socket.connect((0, 0))  # to the kernel: what other processes send is refused
         except OSError as error:
             raise system_error("cannot open a netlink socket", error) from None
         self._sequence = 0
@@ -93,14 +94,21 @@ class Socket:
         The kernel goes on after a request that failed: the first failure is raised when the datagram is done. Raises
         `KernelRefusedError`, or another `Failure`.
         """
-        answers: list[bytes] = []
-        batch: list[Request] = []
-        for request in requests:
-            batch.append(request)
-            if len(batch) == _BATCH:
-                answers += self._exchange(batch)
-                batch = []
-        return answers + self._exchange(batch) if batch else answers
+        waiting = list(requests)
+        batches = (waiting[start : start + _BATCH] for start in range(0, len(waiting), _BATCH))
+        return [answer for batch in batches for answer in self._exchange(batch)]
+
+    def ask(self, request: Request, size: int, absent: int) -> tuple[bytes, dict[int, bytes]] | None:
+        """The first `size` bytes of the one answer and its attributes; None where the error is `absent`."""
+        try:
+            answers = self.run([request])
+        except KernelRefusedError as error:
+            if error.errno == absent:
+                return None
+            raise
+        if len(answers) != 1 or len(answers[0]) < size:
+            raise system_error(f"{request.what}: netlink", OSError(errno.EBADMSG, ""))
+        return answers[0][:size], attributes(answers[0], size)
 
     def _exchange(self, batch: list[Request]) -> list[bytes]:
         open_requests = {self._sequence + 1 + i: request for i, request in enumerate(batch)}
@@ -108,32 +116,37 @@ class Socket:
         answers, failed = [], None
         try:
             self._socket.sendto(b"".join(r.pack(s) for s, r in open_requests.items()), (0, 0))
-            while open_requests:
-                for kind, flags, sequence, payload in self._receive():
-                    if sequence not in open_requests:
-                        continue  # left over from a request that was given up
-                    if kind != _NLMSG_ERROR:
-                        answers.append(payload)
-                        continue
-                    request = open_requests.pop(sequence)
-                    failed = failed or refusal(request.what, flags, payload)
+            for kind, flags, sequence, payload in self._receive():
+                if sequence in open_requests and kind == _NLMSG_ERROR:
+                    failed = failed or refusal(open_requests.pop(sequence).what, flags, payload)
+                elif sequence in open_requests:
+                    answers.append(payload)
+                if not open_requests:
+                    break
         except OSError as error:
-            raise system_error(f"{batch[0].what}: netlink", error) from None
+            failed = failed or system_error(f"{batch[0].what}: netlink", error)
         if failed:
             raise failed
         return answers
 
     def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
-        data, _, flags, _ = self._socket.recvmsg(65536)
-        if flags & _socket.MSG_TRUNC:
-            raise OSError(errno.EMSGSIZE, "")
-        offset = 0
-        while offset + 16 <= len(data):
-            length, kind, message_flags, sequence, _ = _HEADER.unpack_from(data, offset)
-            if length < 16 or offset + length > len(data):
-                raise OSError(errno.EBADMSG, "")
-            yield kind, message_flags, sequence, data[offset + 16 : offset + length]
-            offset += -(-length // 4) * 4
+        """What has come, which is all when sendto(2) has returned (netlink_unicast_kernel); then an OSError."""
+        lost = None
+        while True:
+            try:
+                data, sender = self._socket.recvfrom(65536, _socket.MSG_DONTWAIT)
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise lost or error from None
+                lost = error  # till the buffer is empty, the next answers would be lost untold (netlink_overrun)
+                continue
+            offset = 0
+            while offset + 16 <= len(data) and not sender[0]:  # the kernel's port is 0
+                length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
+                if length < 16 or offset + length > len(data):
+                    raise OSError(errno.EBADMSG, "")
+                yield kind, flags, sequence, data[offset + 16 : offset + length]
+                offset += -(-length // 4) * 4
 
 
 class KernelRefusedError(Failure):
@@ -143,17 +156,14 @@ class KernelRefusedError(Failure):
 
 
 def refusal(what: str, flags: int, payload: bytes) -> Failure | None:
-    """The exception for the payload of an NLMSG_ERROR, None for an acknowledgement.
-
-    With `_NLM_F_ACK_TLVS` the kernel says in words what it did not like (NLMSGERR_ATTR_MSG).
-    """
-    number = -unpack_from("=i", payload)[0] if len(payload) >= 4 else errno.EBADMSG
-    if not number:
+    """The exception for the payload of an NLMSG_ERROR, with the kernel's own words; None for an acknowledgement."""
+    answer, length = unpack_from("=iI", payload) if len(payload) >= 20 else (1, 16)
+    if not answer:
         return None
-    detail = ""
-    if flags & _NLM_F_ACK_TLVS:
-        echoed = 0 if flags & _NLM_F_CAPPED else max(unpack_from("=I", payload, 4)[0] - 16, 0)
-        detail = attributes(payload, 20 + -(-echoed // 4) * 4).get(1, b"").rstrip(b"\0").decode(errors="replace")
+    number = -answer if -4096 < answer < 0 else errno.EBADMSG  # MAX_ERRNO of linux/err.h
+    echoed = 0 if flags & _NLM_F_CAPPED else max(length - 16, 0)
+    said = attributes(payload, 20 + -(-echoed // 4) * 4) if flags & _NLM_F_ACK_TLVS else {}
+    detail = said.get(1, b"").rstrip(b"\0").decode(errors="replace")  # NLMSGERR_ATTR_MSG
     plain = system_error(what, OSError(number, ""), detail)
     if plain.code != 1:
         return plain
@@ -166,22 +176,15 @@ def _link_message(index: int = 0, flags: int = 0, change: int = 0, payload: byte
     return pack("=BxHiII", 0, 0, index, flags, change) + payload
 
 
-def _name_attribute(name: str) -> bytes:
-    return attribute(3, os.fsencode(name) + b"\0")  # IFLA_IFNAME
-
-
 def read_link(socket: Socket, name: str) -> tuple[int, str, int] | None:
     """Index, kind ("" for lo and hardware) and flags (IFF_UP) of the link `name` of the socket's namespace, if any."""
-    request = Request(f'link "{name}"', RTM_GETLINK, _link_message(payload=_name_attribute(name)))
-    try:
-        (answer,) = socket.run([request])
-    except KernelRefusedError as error:
-        if error.errno == errno.ENODEV:
-            return None
-        raise
-    _, _, index, flags, _ = unpack_from("=BxHiII", answer)
-    information = attributes(attributes(answer, 16).get(18, b""))  # IFLA_LINKINFO, IFLA_INFO_KIND
-    return index, information.get(1, b"").rstrip(b"\0").decode(), flags
+    body = _link_message(payload=attribute(3, os.fsencode(name) + b"\0"))  # IFLA_IFNAME
+    found = socket.ask(Request(f'link "{name}"', RTM_GETLINK, body), 16, errno.ENODEV)
+    if not found:
+        return None
+    _, _, index, flags, _ = unpack_from("=BxHiII", found[0])
+    information = attributes(found[1].get(18, b""))  # IFLA_LINKINFO, IFLA_INFO_KIND
+    return index, information.get(1, b"").rstrip(b"\0").decode(errors="replace"), flags
 
 
 def create_link(name: str, kind: str, index: int, namespace: int) -> Request:
@@ -191,7 +194,7 @@ def create_link(name: str, kind: str, index: int, namespace: int) -> Request:
     socket first, so a link called `name` in the host would be in the way; with an index it looks for that instead.
     """
     payload = (
-        _name_attribute(name)
+        attribute(3, os.fsencode(name) + b"\0")  # IFLA_IFNAME
         + attribute(28, pack("=I", namespace))  # IFLA_NET_NS_FD
         + attribute(18, attribute(1, kind.encode() + b"\0"))  # IFLA_LINKINFO, IFLA_INFO_KIND
     )
@@ -222,9 +225,8 @@ def delete_link(index: int) -> Request:
 
 def address(index: int, family: int, address: bytes, prefix: int, *, remove: bool = False) -> Request:
     """Give a link an address in network byte order with `prefix` bits of network; or take it away."""
-    body = (
-        pack("=BBBBI", family, prefix, 0, 0, index) + attribute(2, address) + attribute(1, address)
-    )  # _LOCAL, _ADDRESS
+    body = pack("=BBBBI", family, prefix, 0, 0, index)
+    body += attribute(2, address) + attribute(1, address)  # IFA_LOCAL, IFA_ADDRESS
     what = f"address {_socket.inet_ntop(family, address)}/{prefix}"
     return Request(f"remove {what}", RTM_DELADDR, body) if remove else Request(what, RTM_NEWADDR, body, CREATE | EXCL)
 

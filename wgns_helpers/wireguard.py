@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 from _socket import AF_INET, AF_INET6
-from _struct import Struct, pack, unpack
+from _struct import Struct, pack
+from sys import byteorder
 
 from .errors import MissingError
-from .netlink import NESTED, KernelRefusedError, Request, Socket, attribute, attributes
+from .netlink import NESTED, Request, Socket, attribute
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,14 +33,11 @@ def no_wireguard() -> MissingError:
 def family(socket: Socket) -> int:
     """The number of the generic-netlink family "wireguard"; `MissingError` where the kernel has none."""
     body = pack("=BBH", _CTRL_CMD_GETFAMILY, 1, 0) + attribute(2, b"wireguard\0")  # CTRL_ATTR_FAMILY_NAME
-    try:
-        (answer,) = socket.run([Request("netlink family wireguard", _GENL_ID_CTRL, body)])
-    except KernelRefusedError as error:
-        if error.errno == errno.ENOENT:
-            raise no_wireguard() from None
-        raise
-    (number,) = unpack("=H", attributes(answer, 4)[1])  # CTRL_ATTR_FAMILY_ID
-    return int(number)
+    found = socket.ask(Request("netlink family wireguard", _GENL_ID_CTRL, body), 4, errno.ENOENT)
+    number = int.from_bytes(found[1].get(1, b"")[:2], byteorder) if found else 0  # CTRL_ATTR_FAMILY_ID
+    if number <= _GENL_ID_CTRL:
+        raise no_wireguard()
+    return number
 
 
 def configure(
