@@ -6,6 +6,7 @@ import _socket
 import sys
 import time
 from _blake2 import blake2s  # hashlib would load OpenSSL: 3 ms
+from _struct import unpack_from
 from binascii import a2b_base64 as b64decode
 from binascii import b2a_base64
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from .tunnel import Tunnel
 
 _TRIES = 5  # a dump that something else changes while it is read is begun again
-_DUMP_INTR = 0x10  # NLM_F_DUMP_INTR of linux/netlink.h
+_DONE, _DUMP_INTR = 3, 0x10  # NLMSG_DONE, NLM_F_DUMP_INTR of linux/netlink.h
 _ALIAS, _MARKS = "wg-up ", 248  # an alias has 255 characters at most (IFALIASZ of linux/if.h)
 ALIVE = 180  # seconds since the handshake after which a session has ended (REJECT_AFTER_TIME of WireGuard)
 _FAMILIES = (_socket.AF_INET, _socket.AF_INET6)
@@ -116,7 +117,8 @@ def read(link: str, index: int) -> State:
     """The state of a WireGuard link in this process's network namespace. Raises `Failure`.
 
     pyroute2 0.9 neither merges a peer that takes several messages (its issue 1212), nor notices a dump that was
-    interrupted, and it swaps the bytes of a scope; all three are seen to here.
+    interrupted or given up, which only the message at its end may tell, and it swaps the bytes of a scope; all of that
+    is seen to here.
     """
     try:
         from pyroute2 import IPRoute, WireGuard
@@ -124,17 +126,25 @@ def read(link: str, index: int) -> State:
     except ImportError:
         raise MissingError("the Python package pyroute2 is missing", "pip install pyroute2") from None
     for _ in range(_TRIES):
+        seen: list[Any] = []
         try:
             with IPRoute() as route, WireGuard() as wireguard:
+                route.marshal.fix_message = wireguard.marshal.fix_message = seen.append  # called with every message
                 (interface,) = route.get_links(index)
-                addresses = list(route.get_addr(index=index))
+                addresses = [a for f in _FAMILIES for a in route.get_addr(family=f, index=index) if a["family"] == f]
                 routes = [found for family in _FAMILIES for found in route.get_routes(family=family)]
                 device = list(wireguard.info(link))
         except NetlinkDumpInterrupted:  # pyroute2 0.7 notices it
             continue
         except NetlinkError as error:
             raise system_error(f'link "{link}"', OSError(error.code, "")) from None
-        if not any(message["header"]["flags"] & _DUMP_INTR for message in (*addresses, *routes, *device)):
+        except OSError as error:
+            raise system_error(f'link "{link}": netlink', error) from None
+        ends = [message for message in seen if message["header"]["type"] == _DONE]
+        result = min((unpack_from("=i", end.data, end.offset + 16)[0] for end in ends), default=0)
+        if result:
+            raise system_error(f'link "{link}": netlink', OSError(-result, ""))
+        if not any(message["header"]["flags"] & _DUMP_INTR for message in seen):
             return State(
                 mtu=interface.get_attr("IFLA_MTU"),
                 up=bool(interface["flags"] & 1),  # IFF_UP

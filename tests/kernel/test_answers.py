@@ -1,4 +1,4 @@
-"""The kernel's own answers where they are not the usual ones: overruns, refusals."""
+"""The kernel's own answers where they are not the usual ones: overruns, refusals, dumps that something interrupts."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ import _socket
 import errno
 import socket
 import struct
+import types
+from collections.abc import Callable
+from typing import Any, Self
 
+import pyroute2
 import pytest
 
 from tests.support import shell
-from wgns_helpers import netlink
+from wgns_helpers import netlink, state, wireguard
 from wgns_helpers.errors import Failure
 from wgns_helpers.netlink import KernelRefusedError
+from wgns_helpers.peers import Update
+from wgns_helpers.tunnel import Network
 
 LOOPBACK, NOWHERE = 1, 0x7FFFFFFF
+NLMSG_DONE, RTM_GETADDR, NLM_F_DUMP = 3, 22, 0x300
 
 
 def small() -> netlink.Socket:
@@ -68,3 +75,126 @@ def test_no_other_process_is_listened_to() -> None:
             other.sendto(forged, made._socket.getsockname())  # noqa: SLF001  (anybody can guess it)
         with pytest.raises(KernelRefusedError):
             made.run([netlink.delete_link(NOWHERE)])
+
+
+class Device:
+    """Stands in for pyroute2's WireGuard where the kernel has none: a device without peers."""
+
+    marshal = types.SimpleNamespace()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def info(self, _: str) -> list[Any]:
+        """One message, with nothing in it."""
+        return [types.SimpleNamespace(get_attr=lambda _: None)]
+
+
+Between = Callable[[Callable[[int, int], None]], None]
+
+
+@pytest.fixture
+def between(monkeypatch: pytest.MonkeyPatch) -> Between:
+    """Have something called with a dump's kind and family when its first part is made, and the next is not."""
+
+    def install(change: Callable[[int, int], None]) -> None:
+        def wrapped(send: Callable[..., int]) -> Callable[..., int]:
+            def sent(self: socket.socket, data: bytes, *rest: Any) -> int:
+                done = send(self, data, *rest)
+                kind, flags = struct.unpack_from("=HH", data, 4)
+                if flags & NLM_F_DUMP == NLM_F_DUMP:
+                    change(kind, data[16])
+                return done
+
+            return sent
+
+        for name in ("send", "sendto"):
+            monkeypatch.setattr(socket.socket, name, wrapped(getattr(socket.socket, name)), raising=False)
+
+    return install
+
+
+@pytest.fixture
+def link(monkeypatch: pytest.MonkeyPatch) -> int:
+    """The index of a link "wg"."""
+    shell("ip link add wg type ifb")
+    monkeypatch.setattr(pyroute2, "WireGuard", Device)
+    return socket.if_nametoindex("wg")
+
+
+@pytest.mark.parametrize("gone", [slice(100, None), slice(10), slice(0)], ids=["most", "the first ones", "nothing"])
+def test_a_dump_of_addresses_that_is_interrupted(gone: slice, link: int, between: Between) -> None:
+    """Some go while they are listed: then it is begun again. If it is most, only the end of the dump tells so."""
+    many = [Network(socket.AF_INET, bytes([10, 0, number >> 8, number & 255]), 32) for number in range(1200)]
+    calls: list[int] = []
+
+    def change(kind: int, first: int) -> None:
+        if (kind, first) == (RTM_GETADDR, socket.AF_INET):
+            calls.append(kind)
+            if len(calls) == 1:
+                made.run([netlink.address(link, *address, remove=True) for address in many[gone]])
+                del many[gone]
+
+    with netlink.Socket() as made:
+        made.run([netlink.address(link, *address) for address in many])
+        between(change)
+        assert state.read("wg", link).addresses == tuple(many)
+    assert len(calls) == (2 if gone.stop != 0 else 1)
+
+
+def test_a_dump_that_is_always_interrupted(link: int, between: Between) -> None:
+    """There is an end to trying."""
+    calls: list[int] = []
+
+    def change(kind: int, first: int) -> None:
+        if (kind, first) == (RTM_GETADDR, socket.AF_INET):
+            calls.append(kind)
+            made.run([netlink.address(link, socket.AF_INET, bytes([10, 1, 0, len(calls)]), 32)])
+
+    with netlink.Socket() as made:
+        made.run([netlink.address(link, socket.AF_INET, bytes([10, 0, n >> 8, n & 255]), 32) for n in range(1200)])
+        between(change)
+        with pytest.raises(Failure, match="was changed by something else each time"):
+            state.read("wg", link)
+    assert len(calls) == 5
+
+
+def test_a_dump_that_the_kernel_gives_up(link: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the kernel's stands at the end of a dump, behind what it has told by then."""
+    receive = socket.socket.recvfrom
+
+    def given_up(self: socket.socket, size: int) -> tuple[bytes, Any]:
+        data, sender = receive(self, size)
+        if struct.unpack("=IH", data[-20:-14]) == (20, NLMSG_DONE):
+            data = data[:-4] + struct.pack("=i", -errno.EMSGSIZE)
+        return data, sender
+
+    assert not state.read("wg", link).up
+    monkeypatch.setattr(socket.socket, "recvfrom", given_up)
+    with pytest.raises(Failure, match=r'^link "wg": netlink: message too long$'):
+        state.read("wg", link)
+
+
+@pytest.mark.wireguard
+def test_a_dump_of_peers_that_is_interrupted(between: Between) -> None:
+    """Peers that go while they are listed: none of them is there, and not those of the first message."""
+    shell("ip link add wg type wireguard")
+    index = socket.if_nametoindex("wg")
+    calls: list[int] = []
+
+    def change(kind: int, _: int) -> None:
+        if kind == number:
+            calls.append(kind)
+            shell("wg setconf wg /dev/null")
+
+    with netlink.Socket(netlink.NETLINK_GENERIC) as generic:
+        number = wireguard.family(generic)
+        many = [Update("", key.to_bytes(32, "big")) for key in range(1, 1001)]
+        generic.run(wireguard.configure(number, index, (None, None, None), many))
+    assert list(state.read("wg", index).peers) == [update.public_key for update in many]
+    between(change)
+    assert state.read("wg", index).peers == {}
+    assert len(calls) == 2
