@@ -105,9 +105,19 @@ def test_a_host_in_place_of_a_network_gives_a_warning(tmp_path: Path, capfd: pyt
     )
 
 
+def test_what_is_empty_is_not_set(tmp_path: Path) -> None:
+    """As to wg-quick(8), MTU, Table, Address and DNS without a value say nothing, and may be set elsewhere."""
+    empty = load(tmp_path, MINIMAL.replace("[Peer]", "MTU =\nTable=\nAddress =\nDNS = # none\n[Peer]"))
+    assert empty == load(tmp_path, MINIMAL)
+    assert load(tmp_path, MINIMAL.replace("[Peer]", "MTU =\nMTU = 1400\n[Peer]")).mtu == 1400
+
+
 def test_leading_zeros_and_single_digits(tmp_path: Path) -> None:
     """What wgconfig turns into a number or a list still has its meaning."""
     tunnel = load(tmp_path, MINIMAL.replace("[Peer]", "ListenPort = 00080\nFwMark = 7\n[Peer]"))
+    assert (tunnel.listen_port, tunnel.fwmark) == (80, 7)
+    many = "0" * 5000
+    tunnel = load(tmp_path, MINIMAL.replace("[Peer]", f"ListenPort = {many}80\nFwMark = {many}7\n[Peer]"))
     assert (tunnel.listen_port, tunnel.fwmark) == (80, 7)
 
 
@@ -117,9 +127,7 @@ def test_marks(text: str, mark: int) -> None:
     assert values.fwmark(text) == mark
 
 
-@pytest.mark.parametrize(
-    ("text", "table"), [("auto", 254), ("Auto", 254), ("off", 0), ("1", 1), ("4294967295", 2**32 - 1)]
-)
+@pytest.mark.parametrize(("text", "table"), [("auto", 254), ("off", 0), ("1", 1), ("4294967295", 2**32 - 1)])
 def test_tables(text: str, table: int) -> None:
     """Tables as wg-quick(8) has them; auto is the main table of the namespace."""
     assert values.table(text) == table

@@ -17,15 +17,19 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-_INTERFACE = ("PrivateKey", "PrivateKeyFile", "ListenPort", "FwMark", "Address", "MTU", "Table", "DNS")
+_INTERFACE = ("PrivateKey", "PrivateKeyFile", "ListenPort", "FwMark")
+_QUICK = ("Address", "MTU", "Table", "DNS")  # wg-quick(8) reads them, and drops blanks only at their ends
 _HOOKS = ("PreUp", "PostUp", "PreDown", "PostDown", "SaveConfig")
+_WHOLE = frozenset(_QUICK + _HOOKS)  # keys that have no blanks inside
 _PEER = ("PublicKey", "PresharedKey", "PresharedKeyFile", "AllowedIPs", "Endpoint", "PersistentKeepalive")
-_SECTION_OF = {key.lower(): ("[Interface]", key) for key in _INTERFACE + _HOOKS}
+_SECTION_OF = {key.lower(): ("[Interface]", key) for key in _INTERFACE + _QUICK + _HOOKS}
 _SECTION_OF.update({key.lower(): ("[Peer]", key) for key in _PEER})
 _LISTS = ("Address", "DNS", "AllowedIPs")
 
 _LONGEST = 24  # characters of a mistyped key that are shown; a longer one may be a WireGuard key
-_BLANKS = "\t\v\f\r"  # besides the space: isspace(3) in the C locale, which is what wg(8) drops
+_BLANKS = " \t\v\f\r"  # isspace(3) in the C locale, which is what wg(8) drops
+_BLANKS_TO_COMMAS = str.maketrans(" \t", ",,")
+_DROP_BLANKS = str.maketrans("", "", _BLANKS)
 
 
 class Section:
@@ -96,13 +100,11 @@ def _normalise(text: str, source: str) -> tuple[Section, list[Section]]:
     interface = Section(source, "[Interface]")
     peers: list[Section] = []
     section: Section | None = None
-    for blank in _BLANKS:
-        text = text.replace(blank, " ")
     for line, raw in enumerate(text.split("\n"), 1):
-        content = raw.partition("#")[0].strip(" ")
+        content = raw.partition("#")[0].strip(_BLANKS)
         if content.startswith("["):
-            title = content.replace(" ", "").lower()
-            if title not in ("[interface]", "[peer]"):
+            title = _without_blanks(content).lower()
+            if title not in ("[interface]", "[peer]") or title == "[interface]" != content.lower():
                 raise ConfigError(f"{source}:{line}: unknown section {shown(content)}; legal: [Interface], [Peer]")
             if title == "[peer]":
                 section = Section(source, "[Peer]", line)
@@ -138,41 +140,48 @@ def _check_peers(peers: list[Section]) -> None:
 def _add(section: Section | None, line: int, content: str) -> None:
     """Put one line, Key = value, into its section. ValueError(text[, hint])."""
     written, equals, value = content.partition("=")
-    written = written.replace(" ", "")
-    title, name = _SECTION_OF.get(written.lower(), ("", ""))
+    written = written.rstrip(_BLANKS)
+    title, name = _SECTION_OF.get(_without_blanks(written).lower(), ("", ""))
     if not equals:
         raise ValueError('not "Key = value" (the line is not shown: it may be a key)')
-    if not name:
+    if not name or (name in _WHOLE and name.lower() != written.lower()):
         known = shown(written) if len(written) <= _LONGEST else "(not shown: too long for one)"
         raise ValueError(f"unknown key {known}", _similar(written))
     if section is None:
         raise ValueError(f"{name} stands before any section", f"write {title} above it")
     if title != section.title:
         raise ValueError(f"{name} belongs in {title}")
+    if name == "SaveConfig" and value.strip(_BLANKS).lower() not in ("true", "false"):
+        raise ValueError("SaveConfig is neither true nor false")
     lines = section.lines.setdefault(name, [])
     if name in _HOOKS:
         lines.append(line)
         return
     if lines and name not in _LISTS:
         raise ValueError(f"{name} again; it stands in line {lines[0]} too")
-    values = _values(name, value)
+    values = _values(name, value.strip(_BLANKS))
     lines += [line] * len(values)
     if values:  # the colon keeps wgconfig from making numbers of digits (007 would become 7)
         section.text.append(f"{name} = :{', :'.join(values)}\n")
 
 
 def _values(name: str, value: str) -> list[str]:
-    """The values of one line. Blanks part those of Address and DNS, as in wg-quick(8); elsewhere wg(8) drops them."""
-    if not (value.isascii() and value.isprintable()):
+    """The values of one line. To wg(8) blanks are nothing; to wg-quick(8) they part items, and a value may be empty."""
+    if name not in _QUICK and not name.endswith("File"):
+        value = _without_blanks(value)
+    if not value.isascii() or not value.replace("\t", " ").isprintable():
         raise ValueError(f"{name}: a character that is not printable ASCII")
-    if name in ("Address", "DNS"):  # may be empty too
-        return value.replace(",", " ").split()
-    value = value.strip(" ") if name.endswith("File") else value.replace(" ", "")
-    if not value:
+    if name in ("Address", "DNS"):
+        return [item for item in value.translate(_BLANKS_TO_COMMAS).split(",") if item]
+    if not value and name not in _QUICK:
         raise ValueError(f"{name} is empty")
     if "," in value and name not in _LISTS:
         raise ValueError(f"{name} takes one value, without a comma")
-    return value.split(",")
+    return value.split(",") if value else []
+
+
+def _without_blanks(text: str) -> str:
+    return text.replace(" ", "") if text.isprintable() else text.translate(_DROP_BLANKS)
 
 
 def _similar(written: str) -> str:

@@ -16,10 +16,15 @@ _DIGITS_AND_DOTS = frozenset("0123456789.")
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 
 
-def number(value: str, lowest: int, highest: int) -> int:
-    """A decimal number in a range (ASCII digits only)."""
-    if value.isascii() and value.isdigit() and len(value) <= 20 and lowest <= int(value) <= highest:
-        return int(value)
+def number(value: str, lowest: int, highest: int, *, zeros: bool = True) -> int:
+    """A decimal number in a range (ASCII digits only).
+
+    It may begin with `zeros` where wg(8) reads it; ip(8), to which wg-quick(8) hands on the rest, takes it for octal.
+    """
+    digits = value.lstrip("0") or value[:1]  # int() would refuse many zeros
+    legal = value.isascii() and value.isdigit() and (zeros or value == digits)
+    if legal and len(digits) <= 20 and lowest <= int(digits) <= highest:
+        return int(digits)
     raise ValueError(f"{shown(value)} is not a number from {lowest} to {highest}")
 
 
@@ -34,12 +39,13 @@ def key(value: str) -> bytes:
     raise ValueError(f"not a key: 44 characters of base64 that end in = are wanted, this has {len(value)} (not shown)")
 
 
-def network(value: str) -> Network:
-    """An address with a prefix length (without: all its bits), as inet_pton(3) reads it."""
+def network(value: str, *, zeros: bool = True) -> Network:
+    """An address with a prefix length (without: all its bits), as inet_pton(3) reads it. `zeros`: see number()."""
     text, slash, length = value.partition("/")
     family, bits = (_socket.AF_INET6, 128) if ":" in text else (_socket.AF_INET, 32)
     try:
-        return Network(family, _socket.inet_pton(family, text), number(length, 0, bits) if slash else bits)
+        prefix = number(length, 0, bits, zeros=zeros) if slash else bits
+        return Network(family, _socket.inet_pton(family, text), prefix)
     except (OSError, ValueError):
         example = "fd00::2/128" if bits == 128 else "10.0.0.2/32"
         raise ValueError(f"{shown(value)} is not ADDRESS/LENGTH, like {example}; legal lengths: 0 to {bits}") from None
@@ -63,19 +69,23 @@ def endpoint(value: str) -> Endpoint:
 
 def _is_ipv6(text: str) -> bool:
     address, percent, zone = text.partition("%")
-    try:
-        _socket.inet_pton(_socket.AF_INET6, address)
-    except OSError:
-        return False
-    return bool(zone) == bool(percent) and _NAME_CHARACTERS.issuperset(zone)
+    return _reads(_socket.AF_INET6, address) and bool(zone) == bool(percent) and _NAME_CHARACTERS.issuperset(zone)
 
 
 def _is_host_name(text: str) -> bool:
     """As RFC 1123 has it, underscores too; an IPv4 address is one, but nothing else in digits and dots."""
-    labels = text.removesuffix(".").split(".")
     if _DIGITS_AND_DOTS.issuperset(text):
-        return len(labels) == 4 and all(label.isdigit() and int(label) < 256 for label in labels)
+        return _reads(_socket.AF_INET, text)
+    labels = text.removesuffix(".").split(".")
     return len(text) <= 253 and _NAME_CHARACTERS.issuperset(text) and all(0 < len(label) <= 63 for label in labels)
+
+
+def _reads(family: int, text: str) -> bool:
+    """Whether inet_pton(3) does."""
+    try:
+        return bool(_socket.inet_pton(family, text))
+    except OSError:
+        return False
 
 
 def keepalive(value: str) -> int:
@@ -89,17 +99,18 @@ def fwmark(value: str) -> int:
         return 0
     digits = value.removeprefix("0x")
     if digits and _HEX_DIGITS.issuperset(digits) and (value != digits or value.isdigit()):
-        mark = int(digits, 10 if value == digits else 16)
+        significant = digits.lstrip("0") or "0"
+        mark = int(significant, 10 if value == digits else 16) if len(significant) <= 20 else 1 << 32
         if mark < 1 << 32:
             return mark
     raise ValueError(f'{shown(value)} is not a mark; legal: "off", 0 to 4294967295 or 0x0 to 0xffffffff')
 
 
 def table(value: str) -> int:
-    """A routing table, 0 for no routes at all."""
-    named = {"auto": 254, "off": 0}.get(value.lower())
+    """A routing table, 0 for no routes at all. In wg-quick(8) the names are in small letters only."""
+    named = {"auto": 254, "off": 0}.get(value)
     try:
-        return number(value, 1, (1 << 32) - 1) if named is None else named
+        return number(value, 1, (1 << 32) - 1, zeros=False) if named is None else named
     except ValueError:
         raise ValueError(f'{shown(value)} is not a table; legal: "auto", "off", 1 to 4294967295') from None
 
@@ -112,10 +123,7 @@ def is_server(value: str) -> bool:
 def dns(value: str) -> str:
     """An address of a name server, or a search domain."""
     family = _socket.AF_INET6 if ":" in value else _socket.AF_INET
-    try:
-        legal = bool(_socket.inet_pton(family, value)) if is_server(value) else _is_host_name(value)
-    except OSError:
-        legal = False
+    legal = _reads(family, value) if is_server(value) else _is_host_name(value)
     if not legal:
         raise ValueError(f"{shown(value)} is neither an address nor a search domain")
     return value
