@@ -91,6 +91,7 @@ def test_a_published_page() -> None:
     systemctl("enable", "echo-publish.socket")
     systemctl("start", "wg@demo.service")
     wait_for(lambda: state("echo-web.service") == state("echo-publish.socket") == "active")
+    wait_for(lambda: "127.0.0.1:9091" in shell("ip netns exec demo ss -Hltn"))  # active is not listening yet
     for link in ("up", "down"):
         shell(f"ip -n demo link set demo {link}")
         for where, address in (("", "127.0.0.1"), ("ip netns exec internet ", HOST[0])):
