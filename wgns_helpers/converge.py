@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 _ROUNDS = 3  # one change can bring along another: with an IPv4 address go the others of its network
 _PLACEHOLDER = Network(AF_INET, b"\xc0\0\0\x08", 32)  # the IPv4 dummy address (RFC 7600): no host has it
-_FIRST_FAMILY = (
-    32  # kinds from here on are generic netlink's (linux/genetlink.h); rtnetlink's own go on above it, unused
-)
 _IPV6_MINIMUM = 1280  # bytes (RFC 8200)
 _SAID = 20  # steps named in one message
 

@@ -28,7 +28,6 @@ _LISTS = ("Address", "DNS", "AllowedIPs")
 
 _LONGEST = 24  # characters of a mistyped key that are shown; a longer one may be a WireGuard key
 _BLANKS = " \t\v\f\r"  # isspace(3) in the C locale, which is what wg(8) drops
-_BLANKS_TO_COMMAS = str.maketrans(" \t", ",,")
 _DROP_BLANKS = str.maketrans("", "", _BLANKS)
 
 
@@ -172,7 +171,7 @@ def _values(name: str, value: str) -> list[str]:
     if not value.isascii() or not value.replace("\t", " ").isprintable():
         raise ValueError(f"{name}: a character that is not printable ASCII")
     if name in ("Address", "DNS"):
-        return [item for item in value.translate(_BLANKS_TO_COMMAS).split(",") if item]
+        return value.replace(",", " ").split()
     if not value and name not in _QUICK:
         raise ValueError(f"{name} is empty")
     if "," in value and name not in _LISTS:
