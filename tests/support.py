@@ -33,6 +33,9 @@ Endpoint = 127.0.0.1:51820
 # Root without any capability: like an ordinary user, but for files that only root's folders hold, such as a checkout
 POWERLESS = ("setpriv", "--inh-caps=-all", "--bounding-set=-all")
 
+# Under nohup(1) the programs would inherit that SIGHUP is ignored, and leave it so
+MORTAL = ("env", "--default-signal")
+
 _KEY = re.compile(r"(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{42}[AEIMQUYcgkosw480]=?(?![A-Za-z0-9+/=])")
 
 

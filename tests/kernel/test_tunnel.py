@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.kernel.conftest import snapshot
-from tests.support import MINIMAL, PRESHARED, PRIVATE, PUBLIC, PUBLIC2, ROOT, assert_no_key, run, shell
+from tests.support import MINIMAL, MORTAL, PRESHARED, PRIVATE, PUBLIC, PUBLIC2, ROOT, assert_no_key, run, shell
 
 pytestmark = pytest.mark.wireguard
 
@@ -394,7 +394,7 @@ cli.main("wg-up")
 
 def wg_up_with_fault(step: int, act: str, late: str) -> subprocess.CompletedProcess[str]:
     """Run wg-up with something that happens before, or after, its exchange number `step` with the kernel."""
-    argv = [sys.executable, "-c", DRIVER.format(act=act, late=late)]
+    argv = [*MORTAL, sys.executable, "-c", DRIVER.format(act=act, late=late)]
     environment = {"AT": str(step), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
     done = subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert_no_key(done.stdout + done.stderr)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.conftest import snapshot
-from tests.support import MINIMAL, ROOT, run, shell
+from tests.support import MINIMAL, MORTAL, ROOT, run, shell
 from wgns_helpers import confine, lock
 from wgns_helpers.errors import Failure, TryAgainError
 from wgns_helpers.tunnel import Tunnel
@@ -31,7 +31,7 @@ def test_a_signal_while_resolving_ends_it_at_once(number: signal.Signals) -> Non
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 53))
         server.settimeout(60)
-        argv = [sys.executable, str(ROOT / "bin/wg-up"), "--config", "-"]
+        argv = [*MORTAL, sys.executable, str(ROOT / "bin/wg-up"), "--config", "-"]
         with subprocess.Popen(argv, stdin=subprocess.PIPE) as process:
             assert process.stdin
             process.stdin.write(MINIMAL.replace("127.0.0.1:", "slow.example:").encode())
