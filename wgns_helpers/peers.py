@@ -40,8 +40,7 @@ class Update(NamedTuple):
 
 def updates(now: State, wanted: State, names: dict[bytes, str]) -> Iterator[Update]:
     """What makes the peers of `now` those of `wanted`; what is new comes first, so that allowed IPs move at once."""
-    there = now.peers  # where none are, none lose anything
-    moved = {network for key, peer in wanted.peers.items() if there for network in _gained(there.get(key), peer)}
+    moved = {ip for key, peer in wanted.peers.items() if now.peers for ip in _gained(now.peers.get(key), peer)}
     for key, peer in wanted.peers.items():
         former = now.peers.get(key)
         if former and former.endpoint and not peer.endpoint:  # cannot be taken away; there was no session without one
