@@ -180,7 +180,7 @@ def _sockets() -> Point:
 
 def _lines(path: str) -> list[str]:
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().splitlines()
     except FileNotFoundError:  # no IPv6 here
         return []
