@@ -60,10 +60,11 @@ let
       "network-online.target"
       "wgns-refresh.timer"
     ];
+    # Not after nss-lookup.target: wg-up itself waits for names, and a confined name server, which is ordered before that
+    # target, would be in an ordering cycle with its own tunnel.
     after = [
       "netns@${instance}.service"
       "network-online.target"
-      "nss-lookup.target" # ordered after, never wanted: systemd.special(7)
     ];
     wantedBy = [ "multi-user.target" ];
     unitConfig.StartLimitIntervalSec = 0; # it keeps trying as long as it is wanted

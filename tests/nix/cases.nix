@@ -533,7 +533,7 @@ let
         systemd.services = {
           bus = {
             wireguardTunnel = "home";
-            before = [ "nss-lookup.target" ];
+            before = [ "network-online.target" ];
             serviceConfig.BusName = "org.example.Bus";
             serviceConfig.PrivateNetwork = false;
           };
@@ -559,7 +559,7 @@ let
           systemd.services."bus": a service on the system bus answers the host, and has no bus when it is confined (it is in /run).
           Leave out wireguardTunnel, or Type = "dbus" and BusName''
         ''
-          systemd.services."bus": it is ordered before nss-lookup.target, which its tunnel waits for.
+          systemd.services."bus": it is ordered before network-online.target, which its tunnel waits for.
           Leave out wireguardTunnel, or set before = lib.mkForce [ ]''
         (ownNamespace "services.\"elsewhere\"")
         (ignored "elsewhere")
