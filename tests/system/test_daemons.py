@@ -51,13 +51,15 @@ def daemons() -> Iterator[None]:
     systemctl("start", "dns@far")
     for daemon in DAEMONS:
         guest.confine(f"{daemon}.service", "demo")
-    systemctl("start", "wg@demo.service")
-    wait_for(lambda: [daemon for daemon in DAEMONS if guest.state(daemon) != "active"] == [])
-    shell("ip netns exec demo ping -c 1 -W 20 10.64.0.1")  # the far side does not know yet where the tunnel's end is
-    yield
-    systemctl("kill", "--signal=KILL", "transmission-daemon")  # it would wait for trackers that do not answer
-    systemctl("stop", "netns@demo.service", "dns@far")
-    guest.clean()
+    try:
+        systemctl("start", "wg@demo.service")
+        wait_for(lambda: [daemon for daemon in DAEMONS if guest.state(daemon) != "active"] == [])
+        shell("ip netns exec demo ping -c 1 -W 20 10.64.0.1")  # the far side has to learn where the tunnel ends
+        yield
+    finally:
+        systemctl("kill", "--signal=KILL", "transmission-daemon")  # it would wait for trackers that do not answer
+        systemctl("stop", "netns@demo.service", "dns@far")
+        guest.clean()
     TRANSMISSION.write_text(settings)
     UNBOUND.unlink()
     assert (guest.leftovers(), guest.failed()) == ([], [])
