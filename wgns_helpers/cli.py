@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def main(program: str) -> None:
     """Run one of the programs and end the process. No traceback unless WGNS_DEBUG=1."""
     signals.default()
-    gc.disable()  # no cycles to find, and it would look through a large configuration again and again
+    gc.set_threshold(100_000)  # by default it looks through a large configuration again and again
     code = 0
     try:
         while os.open(os.devnull, os.O_RDWR) < 3:  # a socket in the place of a closed stderr would get the messages
