@@ -102,3 +102,8 @@ def test_each_has_been_checked(daemons: None) -> None:
         shown = shell(f"systemctl show {daemon} -p ExecStartPre")
         assert "wgns check" in shown
         assert "code=exited ; status=0" in next(line for line in shown.splitlines() if "wgns check" in line)
+
+
+def test_no_start_has_been_left_out(daemons: None) -> None:
+    """Unbound is ordered before nss-lookup.target: no ordering cycle, of which systemd would leave out one job."""
+    assert "ordering cycle" not in shell("journalctl --sync; journalctl -b -o cat --no-pager _PID=1")
