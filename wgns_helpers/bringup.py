@@ -6,8 +6,9 @@ import errno
 import os
 from _socket import if_nameindex
 
-from . import confine, converge, lock, netlink, netns, signals, state, teardown, wireguard
+from . import confine, converge, netlink, netns, signals, state, teardown, wireguard
 from .errors import Failure, MissingError, PermissionRefusedError, say, warn
+from .lock import Lock
 from .resolve import path_mtu, resolve
 
 TYPE_CHECKING = False
@@ -39,8 +40,11 @@ def up(link: str, namespace: str, load: Callable[[], Tunnel], patience: float = 
             f'wg-up runs inside the network namespace "{namespace}": the tunnel would have no way out',
             "run it in the host's network namespace",
         )
-    lock.take(descriptor, f'namespace "{namespace}"')
-    tunnel = load()
+    with Lock(namespace):
+        _up(link, namespace, descriptor, load(), patience)
+
+
+def _up(link: str, namespace: str, descriptor: int, tunnel: Tunnel, patience: float) -> None:
     mtu = path_mtu(tunnel)
     taken = {index for index, _ in if_nameindex()}
     signals.hold()
@@ -48,6 +52,7 @@ def up(link: str, namespace: str, load: Callable[[], Tunnel], patience: float = 
         netns.enter(descriptor)
         with netlink.Socket() as inside, netlink.Socket(netlink.NETLINK_GENERIC) as generic:
             tunnel = _possible(tunnel, namespace)
+            _warn_of_others(inside, link, namespace)
             found = teardown.existing(inside, link, namespace)
             if found:
                 change = converge.Change(inside, generic, link, found)
@@ -66,6 +71,17 @@ def up(link: str, namespace: str, load: Callable[[], Tunnel], patience: float = 
                 raise
     names = "" if tunnel.dns else ", no DNS= in the configuration: names are not looked up"
     say(f'"{link}" is up in namespace "{namespace}": {len(tunnel.peers)} peer(s), mtu {mtu}{names}')
+
+
+def _warn_of_others(inside: netlink.Socket, link: str, namespace: str) -> None:
+    """Name the links by which a service could get past the tunnel, also those that are down."""
+    names = [name for _, name in if_nameindex() if name not in netns.LOCAL_LINKS | {link}]
+    others = [name for name in names if (netlink.read_link(inside, name) or (0, ""))[1] != teardown.KIND]
+    if others:
+        warn(
+            f'namespace "{namespace}" has other links ({", ".join(others)}): they may lead past the tunnel',
+            f"wgns check refuses services there; ip -n {namespace} link delete {others[0]}",
+        )
 
 
 def _wait(generic: netlink.Socket, names: tuple[str, int], tunnel: Tunnel, patience: float) -> None:

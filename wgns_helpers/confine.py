@@ -12,7 +12,7 @@ import stat
 from _blake2 import blake2s  # hashlib would load OpenSSL: 3 ms
 
 from .errors import system_error, warn
-from .netns import Lock
+from .lock import Lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,21 +32,11 @@ def write(namespace: str, link: str, tunnel: Tunnel, *, dry: bool = False) -> li
     nothing is done, only said.
     """
     folder = f"{DIRECTORY}/{namespace}"
-    with Lock(make=not dry):
-        former = {name: read(f"{folder}/{name}") for name in FILES}
-        foreign = [name for name, content in former.items() if content and not is_ours(content, link)]
-        for name in foreign:
-            hint = (
-                "the tunnel's DNS servers are not in use"
-                if name == "resolv.conf"
-                else "the host may be asked for names"
-            )
-            warn(f"{folder}/{name} was not written by wg-up {link}: left as it is", hint)
-        flag = _WITH_FOLDER if not os.path.isdir(folder) or any(map(_has_folder, former.values())) else b""
-        bodies = {"nsswitch.conf": _nsswitch(), "resolv.conf": _resolv_conf(tunnel)}
-        wanted = {name: _mark(link, body) + flag + b"\n" + body for name, body in bodies.items() if name not in foreign}
-        changed = {name: content for name, content in wanted.items() if content != former[name]}
-        if not dry:
+    if dry:
+        _, changed = _compare(folder, link, tunnel)
+    else:
+        with _lock():
+            former, changed = _compare(folder, link, tunnel)
             _sweep(folder)
             try:
                 _create(folder, {name: content for name, content in changed.items() if former[name] is None})
@@ -62,12 +52,30 @@ def write(namespace: str, link: str, tunnel: Tunnel, *, dry: bool = False) -> li
     return [f"{folder}/{name}: {words[name]}" for name in changed]
 
 
+def _compare(folder: str, link: str, tunnel: Tunnel) -> tuple[dict[str, bytes | None], dict[str, bytes]]:
+    """What the files hold, and what those that differ are to hold; a file that is not ours stays, with a warning."""
+    former = {name: read(f"{folder}/{name}") for name in FILES}
+    foreign = [name for name, content in former.items() if content and not is_ours(content, link)]
+    for name in foreign:
+        hint = "the tunnel's DNS servers are not in use" if name == "resolv.conf" else "the host may be asked for names"
+        warn(f"{folder}/{name} was not written by wg-up {link}: left as it is", hint)
+    flag = _WITH_FOLDER if not os.path.isdir(folder) or any(map(_has_folder, former.values())) else b""
+    bodies = {"nsswitch.conf": _nsswitch(), "resolv.conf": _resolv_conf(tunnel)}
+    wanted = {name: _mark(link, body) + flag + b"\n" + body for name, body in bodies.items() if name not in foreign}
+    return former, {name: content for name, content in wanted.items() if content != former[name]}
+
+
+def _lock() -> Lock:
+    """The lock of DIRECTORY, which the programs of all namespaces share; no namespace has this name."""
+    return Lock("-netns", what=DIRECTORY)
+
+
 def remove(namespace: str, link: str) -> None:
     """Remove the files that wg-up wrote for `link`, and the folders that it made. Raises `Failure`, as `write` does."""
     folder = f"{DIRECTORY}/{namespace}"
     if not any(os.path.lexists(place) for place in (DIRECTORY, _aside(DIRECTORY))):
         return
-    with Lock(make=False):
+    with _lock():
         found = {name: content for name in FILES if (content := read(f"{folder}/{name}")) is not None}
         ours = {name: content for name, content in found.items() if is_ours(content, link)}
         for name in found.keys() - ours.keys():

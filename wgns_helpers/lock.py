@@ -1,4 +1,4 @@
-"""One at a time: locks that wait with a bound, and end with the process that has them."""
+"""One at a time: locks that only root can take, that are waited for with a bound, and that end with their process."""
 
 from __future__ import annotations
 
@@ -7,31 +7,95 @@ import os
 import time
 
 from . import signals
-from .errors import TryAgainError, say
+from .errors import TryAgainError, say, system_error, warn
 
-_PATIENCE = 60.0  # seconds; whoever has the lock needs milliseconds, and more while a name server does not answer
+DIRECTORY = "/run/wgns"
+
+_PATIENCE = 60.0  # seconds; a holder needs milliseconds, and more while a name server does not answer
+_PAUSE = 0.05  # seconds between two looks
+_SILENT = 0.3  # seconds of waiting that are not worth a message
 
 
-def take(descriptor: int, what: str, patience: float | None = None) -> None:
-    """Take the flock(2) of an open file, which the kernel takes back when this process ends, however it ends.
+class Lock:
+    """The lock of a named network namespace, or of something else with a name that no namespace can have.
 
-    Says whom it waits for. Raises `TryAgainError` after `patience` seconds (a minute), `InterruptError` on a signal.
+    It is a flock(2) of a file below /run that only root can open: any local user could hold one of a file that
+    everybody can read. The file exists only while a program holds it or waits for it, or after one was killed.
+    With `optional`, work that must not be held up goes on without the lock after `patience` seconds.
     """
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        began = time.monotonic()
-        bound = _PATIENCE if patience is None else patience
 
-        def look(times: int) -> None:
-            waited = time.monotonic() - began
-            if waited > bound:
-                raise TryAgainError(f"{_holder(descriptor)} has had the lock of {what} for {waited:.0f} s")
-            if times == 1:
-                say(f"waiting for {_holder(descriptor)}, at most {bound:.0f} s: it has the lock of {what}")
+    def __init__(self, name: str, patience: float | None = None, *, what: str = "", optional: bool = False) -> None:
+        self._folder, self._what = f"{DIRECTORY}/{name}", what or f'namespace "{name}"'
+        self._patience, self._optional = _PATIENCE if patience is None else patience, optional
+        self._descriptor = -1
 
-        with signals.Watch(look):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    def __enter__(self) -> None:
+        """Take it. Raises `TryAgainError` after `patience` seconds, `InterruptError` on a signal."""
+        self._descriptor = self._open()
+        try:
+            wait(self._descriptor, self._what, self._patience)
+            while not self._is_current():  # the former holder has removed the file
+                os.close(self._descriptor)
+                self._descriptor = self._open()
+                wait(self._descriptor, self._what, self._patience)
+        except TryAgainError as error:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            if not self._optional:
+                raise
+            warn(f"{error}: going on without it")
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor < 0:
+            return
+        try:
+            os.unlink(f"{self._folder}/lock")
+            os.rmdir(self._folder)
+        except OSError:
+            pass  # a program that waits for the lock has made it anew, or there is something else in the folder
+        os.close(self._descriptor)
+
+    def _open(self) -> int:
+        path = f"{self._folder}/lock"
+        while True:
+            try:
+                for folder in (DIRECTORY, self._folder):
+                    if not os.path.isdir(folder):
+                        os.makedirs(folder, exist_ok=True)
+                        os.chmod(folder, 0o755)  # noqa: S103  (whatever the umask is: only the lock is root's alone)
+                return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            except FileNotFoundError:  # the former holder has just removed the folder
+                continue
+            except OSError as error:
+                raise system_error(path, error) from None
+
+    def _is_current(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), os.stat(f"{self._folder}/lock"))
+        except FileNotFoundError:
+            return False
+
+
+def wait(descriptor: int, what: str, patience: float) -> None:
+    """Take the flock(2) of an open file, and report whom this waits for.
+
+    Raises `TryAgainError` after `patience` seconds, `InterruptError` on a signal.
+    """
+    began, reported = time.monotonic(), False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            signals.check()
+        else:
+            return
+        waited = time.monotonic() - began
+        if waited > patience:
+            raise TryAgainError(f"{_holder(descriptor)} has had the lock of {what} for {waited:.0f} s")
+        if waited > _SILENT and not reported:
+            reported = True
+            say(f"waiting for {_holder(descriptor)}, at most {patience:.0f} s: it has the lock of {what}")
+        time.sleep(_PAUSE)
 
 
 def _holder(descriptor: int) -> str:

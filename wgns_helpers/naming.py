@@ -7,16 +7,22 @@ from _socket import if_nameindex
 
 from . import netlink, netns, signals
 from .errors import Failure, PermissionRefusedError, say, warn
+from .lock import Lock
 
 _LOOPBACK = 1  # index of lo in every namespace (LOOPBACK_IFINDEX of the kernel)
 _LISTED = 10  # processes named in a warning
+# The sysctls that are off, for all links that are there or will be
+_OFF = {
+    "ipv4": ("forwarding", "route_localnet", "accept_local", "accept_redirects", "accept_source_route"),
+    "ipv6": ("forwarding", "accept_redirects", "accept_source_route", "accept_ra"),
+}
 
 
 def up(name: str) -> None:
-    """Call this process's network namespace `name`; in the host's, make a new one and call that `name`.
+    """Give this process's network namespace the name `name`; in the host's namespace, make a new one for it.
 
-    Never gives the host's own namespace a name: what is confined to it would be on the host's network. Raises
-    `Failure`.
+    The host's own namespace never gets a name: services confined to it would be on the host's network.
+    Raises `Failure`.
     """
     host = netns.in_host()
     if host and netns.in_unit():
@@ -25,7 +31,7 @@ def up(name: str) -> None:
             "the unit lacks PrivateNetwork=true, or the kernel refused it",
         )
     signals.hold()
-    with netns.Lock():
+    with Lock(name):
         pinned = netns.pinned(name)
         if pinned and host:
             if pinned == netns.own():
@@ -34,7 +40,7 @@ def up(name: str) -> None:
         elif pinned and pinned == netns.own():
             say(f'"{name}" is this namespace\'s name already')
         elif pinned:
-            raise Failure(
+            raise PermissionRefusedError(
                 f'"{name}" is network namespace {pinned[1]} already, this one is {netns.own()[1]}',
                 f"netns-down {name} takes the name away; services that run in {pinned[1]} stay there",
             )
@@ -47,15 +53,42 @@ def _attach(name: str, *, new: bool) -> None:
         netns.enter_new()
         with netlink.Socket() as socket:
             socket.run([netlink.set_link(_LOOPBACK, up=True)])
-    else:
-        with netlink.Socket() as socket:
-            links = _links_up(socket)
-        if links:
-            raise PermissionRefusedError(
-                f"this network namespace has links that are up ({', '.join(links)}): is it somebody's way out?",
-                "only a namespace with nothing but lo is given a name; PrivateNetwork=true makes one",
-            )
+    elif _foreign_links():
+        raise PermissionRefusedError(
+            f"this network namespace has other links than lo ({', '.join(_foreign_links())}): does one lead outside?",
+            "only a namespace with nothing but lo is given a name; PrivateNetwork=true makes one",
+        )
+    _write_sysctls()
     netns.attach(name)
+
+
+def _write_sysctls() -> None:
+    """Have the namespace forward nothing and obey nobody; users may ping, as in a host where systemd runs.
+
+    A new namespace takes over the host's settings for IPv4 (net.core.devconf_inherit_init_net). Raises `Failure`.
+    """
+    for family, settings in _OFF.items():
+        folder = f"/proc/sys/net/{family}/conf"
+        for setting in settings:  # forwarding comes first: the kernel resets accept_redirects with it
+            for link in os.listdir(folder) if os.path.isdir(folder) else ():
+                _write_sysctl(f"{folder}/{link}/{setting}", "0")
+    _write_sysctl("/proc/sys/net/ipv4/ping_group_range", "0 2147483647")
+
+
+def _write_sysctl(path: str, value: str) -> None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            if file.read().split() == value.split():
+                return
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(value)
+    except FileNotFoundError:  # this kernel has no such setting
+        pass
+    except OSError as error:
+        raise PermissionRefusedError(
+            f'{path} cannot be set to "{value}": {(error.strerror or "").lower()}',
+            "is /proc/sys mounted read-only (ProtectKernelTunables=, a container)?",
+        ) from None
 
 
 def down(name: str) -> None:
@@ -68,7 +101,7 @@ def down(name: str) -> None:
     except PermissionRefusedError:
         host = False  # cannot be told: then only what is certainly ours
     signals.hold()
-    with netns.Lock(make=False):
+    with Lock(name):
         if not os.path.lexists(f"{netns.DIRECTORY}/{name}"):
             say(f'there is no "{name}"')
             return
@@ -81,7 +114,8 @@ def down(name: str) -> None:
         inside = _inside(name, pinned) if pinned else ""
         netns.detach(name, pinned)
         if inside:
-            warn(f'"{name}" was still in use: {inside}', "they stay in the namespace, which has no name now")
+            hint = "they keep running in the namespace, which no longer has a name"
+            warn(f'"{name}" was still in use: {inside}', hint)
 
 
 def _inside(name: str, pinned: netns.Identity) -> str:
@@ -101,19 +135,12 @@ def _inside(name: str, pinned: netns.Identity) -> str:
 def _links(name: str, pinned: netns.Identity) -> list[str]:
     try:
         if pinned != netns.own():
-            descriptor = netns.open_namespace(name)
-            netns.enter(descriptor)
-        with netlink.Socket() as socket:
-            return _links_up(socket)
+            netns.enter(netns.open_namespace(name))
     except Failure:
         return []  # may not be looked at
+    return _foreign_links()
 
 
-def _links_up(socket: netlink.Socket) -> list[str]:
-    """The links besides lo that are up. The socket has to be in the process's own network namespace."""
-    found = []
-    for _, name in if_nameindex():
-        link = netlink.read_link(socket, name) if name != "lo" else None
-        if link and link[2] & netlink.IFF_UP:
-            found.append(name)
-    return found
+def _foreign_links() -> list[str]:
+    """The links of this process's network namespace that the kernel has not made with it."""
+    return [name for _, name in if_nameindex() if name not in netns.LOCAL_LINKS]

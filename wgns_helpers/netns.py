@@ -8,14 +8,33 @@ import os
 import stat
 
 from . import lock, signals
-from .errors import Failure, MissingError, PermissionRefusedError, UsageError, say, shown, system_error
+from .errors import (
+    Failure,
+    MissingError,
+    PermissionRefusedError,
+    TryAgainError,
+    UsageError,
+    say,
+    shown,
+    system_error,
+    warn,
+)
 
 DIRECTORY = "/run/netns"
 
 _CLONE_NEWNET = 0x40000000  # sched.h
 MS_BIND, MS_REC, _MS_SHARED, _MNT_DETACH = 0x1000, 0x4000, 0x100000, 2  # sys/mount.h
 _NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
+_ASIDE = ".wg-up"  # how names of files end that are about to appear or vanish, see confine.py
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.@+:")
+
+# The links that each new namespace can have: lo, and what the kernel makes where a module for tunnels is loaded
+# (net.core.fb_tunnels_only_for_init_net). None of them can be moved, so none leads out of its namespace.
+LOCAL_LINKS = frozenset(
+    ("lo", "sit0", "tunl0", "ip6tnl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6gre0")
+)
+
+_FOLDER_PATIENCE = 5.0  # seconds
 
 PRIVATE_MOUNTS_HINT = (
     "set PrivateMounts=false in the unit, and none of PrivateTmp=, ProtectSystem=, ProtectHome=, ReadWritePaths=, "
@@ -34,8 +53,12 @@ def checked_name(text: str) -> str:
     name = text.replace("/", "-")
     if "\\" in name:
         raise UsageError(f"{shown(text)} is an escaped name", "write %I in the unit, not %i")
-    if name in ("", ".", "..") or name.startswith("-") or len(name) > 255 or not _NAME_CHARACTERS.issuperset(name):
-        raise UsageError(f"{shown(text)} is not a name", "1 to 255 letters, digits, _ - . @ + : with no leading dash")
+    possible = 0 < len(name) <= 255 and name not in (".", "..") and _NAME_CHARACTERS.issuperset(name)
+    if not possible or name.startswith("-") or name.endswith(_ASIDE):
+        raise UsageError(
+            f"{shown(text)} is not a name",
+            f'expected 1 to 255 letters, digits, _ - . @ + : with no leading dash, not ending in "{_ASIDE}"',
+        )
     if name != text and not in_unit():
         say(f"{shown(text)} is read as {shown(name)}, as systemd's %I has it")
     return name
@@ -76,9 +99,9 @@ def in_host() -> bool:
         ) from None
 
 
-def own() -> Identity:
-    """The network namespace that this process is in."""
-    status = os.stat("/proc/self/ns/net")
+def own(process: str = "self") -> Identity:
+    """The network namespace that a process, by default this one, is in. Raises OSError where that cannot be seen."""
+    status = os.stat(f"/proc/{process}/ns/net")
     return status.st_dev, status.st_ino
 
 
@@ -134,27 +157,8 @@ def enter_new() -> None:
         raise system_error("cannot make a network namespace", error) from None
 
 
-class Lock:
-    """The lock of /run/netns, which is made if need be; `ip netns add` takes it too (Debian bug 949235)."""
-
-    def __init__(self, *, make: bool = True) -> None:
-        try:
-            if make and not os.path.isdir(DIRECTORY):
-                os.makedirs(DIRECTORY, exist_ok=True)
-                os.chmod(DIRECTORY, 0o755)  # noqa: S103  (whatever the umask is: names are for everybody)
-            self._descriptor = os.open(DIRECTORY if os.path.isdir(DIRECTORY) else "/run", os.O_RDONLY)
-        except OSError as error:
-            raise system_error(DIRECTORY, error) from None
-
-    def __enter__(self) -> None:
-        lock.take(self._descriptor, DIRECTORY)
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
-
-
 def attach(name: str) -> None:
-    """Call this process's network namespace `name`. The caller holds the lock, and knows that it is not the host's.
+    """Give this process's namespace the name `name`. The caller holds the lock, and knows that it is not the host's.
 
     Makes sure that PID 1 sees the mount; where it does not, or anything else fails, the name is as before. Raises
     `Failure`.
@@ -162,7 +166,7 @@ def attach(name: str) -> None:
     path = f"{DIRECTORY}/{name}"
     made = mounted = False
     try:
-        _share_directory()
+        _prepare_directory()
         made = _placeholder(path)
         call("mount", b"/proc/self/ns/net", path.encode(), b"none", MS_BIND, None)
         mounted = True
@@ -175,7 +179,7 @@ def attach(name: str) -> None:
         if made:
             os.unlink(path)
         if isinstance(error, OSError) and error.errno == errno.EROFS:  # ProtectSystem=strict
-            raise Failure(f"{path}: read-only file system", PRIVATE_MOUNTS_HINT) from None
+            raise PermissionRefusedError(f"{path}: read-only file system", PRIVATE_MOUNTS_HINT) from None
         if isinstance(error, OSError):
             raise system_error(path, error) from None
         raise
@@ -199,19 +203,45 @@ def detach(name: str, pinned: Identity | None) -> None:
 
 
 def _private_mounts(path: str) -> Failure:
-    return Failure(f"what {path} is here and outside differs: this process has mounts of its own", PRIVATE_MOUNTS_HINT)
+    return PermissionRefusedError(
+        f"{path} is mounted differently inside and outside this process: the unit has a private mount namespace",
+        PRIVATE_MOUNTS_HINT,
+    )
 
 
-def _share_directory() -> None:
-    """Make /run/netns a shared mount, so that names made later are seen in other mount namespaces (ip-netns(8))."""
-    path = DIRECTORY.encode()
+def _prepare_directory() -> None:
+    """Make /run/netns a shared mount, so that names made later are seen in other mount namespaces (ip-netns(8)).
+
+    `ip netns add` does the same under the folder's lock (Debian bug 949235). Any user can hold that, so it is taken
+    only for the first time, and not waited for longer than ip(8) can need.
+    """
+    os.makedirs(DIRECTORY, exist_ok=True)
+    if _share_directory():
+        return
+    os.chmod(DIRECTORY, 0o755)  # noqa: S103  (whatever the umask is: names are for everybody)
+    descriptor = os.open(DIRECTORY, os.O_RDONLY)
     try:
-        call("mount", b"", path, b"none", _MS_SHARED | MS_REC, None)
+        lock.wait(descriptor, DIRECTORY, _FOLDER_PATIENCE)
+    except TryAgainError as error:
+        warn(f"{error}: going on without it")
+    try:
+        path = DIRECTORY.encode()
+        if not _share_directory():
+            call("mount", path, path, b"none", MS_BIND | MS_REC, None)
+            _share_directory()
+    finally:
+        os.close(descriptor)
+
+
+def _share_directory() -> bool:
+    """Make the mount on /run/netns a shared one; False where there is no mount yet."""
+    try:
+        call("mount", b"", DIRECTORY.encode(), b"none", _MS_SHARED | MS_REC, None)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # EINVAL: it is no mount yet
+        if error.errno != errno.EINVAL:
             raise
-        call("mount", path, path, b"none", MS_BIND | MS_REC, None)
-        call("mount", b"", path, b"none", _MS_SHARED | MS_REC, None)
+        return False
+    return True
 
 
 def _placeholder(path: str) -> bool:

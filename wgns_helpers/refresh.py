@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from _socket import inet_ntop
 
-from . import errors, lock, netlink, netns, reader, resolve, state, status, values, wireguard
+from . import errors, netlink, netns, reader, resolve, state, status, values, wireguard
 from .errors import ConfigError, Failure, MissingError, TryAgainError, say
+from .lock import Lock
 from .peers import Update
 
 TYPE_CHECKING = False
@@ -30,7 +31,7 @@ def refresh(name: str = "") -> None:
                 failures += _refresh(link, descriptor, here, wanted=bool(name))
             finally:
                 netns.enter(here)
-                os.close(descriptor)  # and with it goes the lock
+                os.close(descriptor)
         except Failure as error:
             failures.append(error)
     failures.sort(key=lambda failure: failure.code)
@@ -53,11 +54,16 @@ def _refresh(link: str, descriptor: int, here: int, *, wanted: bool) -> list[Fai
     netns.enter(here)
     found, failures = _addresses([update for key, update in updates.items() if key in silent])
     try:
-        lock.take(descriptor, f'namespace "{link}"', _PATIENCE)
+        with Lock(link, _PATIENCE):
+            _move(link, descriptor, updates, found)
     except TryAgainError as error:
-        say(f'"{link}" is left out: {error}')
-        return failures
-    index, silent = _look(link, descriptor)  # as it is now that nobody else changes it
+        say(f'"{link}" is left out: {error}', priority=errors.NOTICE)
+    return failures
+
+
+def _move(link: str, descriptor: int, updates: dict[bytes, Update], found: dict[bytes, list[Endpoint]]) -> None:
+    """Set the endpoints, by what the link is now that nobody else changes it. Leaves this process in its namespace."""
+    index, silent = _look(link, descriptor)
     moves = {key: (silent[key], _next(silent[key], found[key])) for key in found.keys() & silent.keys()}
     with netlink.Socket(netlink.NETLINK_GENERIC) as generic:
         for key, (old, new) in moves.items():
@@ -67,7 +73,6 @@ def _refresh(link: str, descriptor: int, here: int, *, wanted: bool) -> list[Fai
             generic.run(wireguard.configure(wireguard.family(generic), index, (None, None, None), [update]))
             place = new._replace(host=inet_ntop(new.family, new.address))
             say(f'"{link}": {update} is {place} now{f", no longer {old}" if old else ""}', priority=errors.NOTICE)
-    return failures
 
 
 def _look(link: str, descriptor: int) -> tuple[int, dict[bytes, Endpoint | None]]:

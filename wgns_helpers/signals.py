@@ -12,7 +12,6 @@ from .errors import Failure
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable
 else:
     import _signal  # signal(7) without the enumerations: 3 ms less at every start
 
@@ -44,28 +43,3 @@ def check() -> None:
 def release() -> None:
     """Let the signals through; one that was waiting ends the process here."""
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _SIGNALS)
-
-
-class Watch:
-    """While a system call waits, looks every 0.3 s for a signal, and calls `look` with the number of times.
-
-    What is raised then ends the system call (PEP 475).
-    """
-
-    def __init__(self, look: Callable[[int], None]) -> None:
-        self._look, self._times, self._over = look, 0, False
-
-    def __enter__(self) -> None:
-        _signal.signal(_signal.SIGALRM, self._alarm)
-        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {_signal.SIGALRM})
-        _signal.setitimer(_signal.ITIMER_REAL, 0.3, 0.3)
-
-    def __exit__(self, *_: object) -> None:
-        self._over = True
-        _signal.setitimer(_signal.ITIMER_REAL, 0)
-
-    def _alarm(self, *_: object) -> None:
-        if not self._over:
-            self._times += 1
-            check()
-            self._look(self._times)

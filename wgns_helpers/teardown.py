@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-from . import confine, lock, netlink, netns, signals
+from . import confine, netlink, netns, signals
 from .errors import Failure, MissingError, say
+from .lock import Lock
 
 KIND = "wireguard"
 
@@ -24,22 +25,27 @@ def existing(socket: netlink.Socket, link: str, namespace: str) -> int:
 def down(link: str, namespace: str) -> None:
     """Delete the WireGuard link `link` of `namespace`, and the files that wg-up wrote, if they are there.
 
-    Raises `Failure`, also for a link of another kind.
+    The link goes whoever has the lock: services that have been left over would keep the tunnel. Raises `Failure`, also
+    for a link of another kind.
     """
     signals.hold()
-    try:
-        descriptor = netns.open_namespace(namespace)
-    except MissingError as error:
-        say(f"nothing to take down: {error}")
-    else:
-        lock.take(descriptor, f'namespace "{namespace}"')
-        if os.fstat(descriptor).st_ino != netns.own()[1]:
-            netns.enter(descriptor)
-        with netlink.Socket() as socket:
-            index = existing(socket, link, namespace)
-            if index:
-                socket.run([netlink.delete_link(index)])
-                say(f'"{link}" is gone from namespace "{namespace}"')
-            else:
-                say(f'there is no "{link}" in namespace "{namespace}"')
-    confine.remove(namespace, link)
+    with Lock(namespace, optional=True):
+        try:
+            descriptor = netns.open_namespace(namespace)
+        except MissingError as error:
+            say(f"nothing to take down: {error}")
+        else:
+            _delete(link, namespace, descriptor)
+        confine.remove(namespace, link)
+
+
+def _delete(link: str, namespace: str, descriptor: int) -> None:
+    if os.fstat(descriptor).st_ino != netns.own()[1]:
+        netns.enter(descriptor)
+    with netlink.Socket() as socket:
+        index = existing(socket, link, namespace)
+        if index:
+            socket.run([netlink.delete_link(index)])
+            say(f'"{link}" is gone from namespace "{namespace}"')
+        else:
+            say(f'there is no "{link}" in namespace "{namespace}"')

@@ -13,8 +13,8 @@ import pytest
 
 from tests.kernel.conftest import snapshot
 from tests.support import POWERLESS, ROOT, run, shell
-from wgns_helpers import lock, netns
 from wgns_helpers.errors import TryAgainError
+from wgns_helpers.lock import Lock
 
 NETNS = Path("/run/netns")
 UNSHARED = ("unshare", "--net")
@@ -104,7 +104,7 @@ def test_another_namespace_never_takes_the_name() -> None:
     run("netns-up", "wg", before=UNSHARED).check_returncode()
     before = snapshot()
     done = run("netns-up", "wg", before=UNSHARED)
-    assert done.returncode == 1
+    assert done.returncode == 77
     assert f'"wg" is network namespace {identity("wg")} already, this one is ' in done.stderr
     assert snapshot() == before
 
@@ -124,18 +124,55 @@ def test_the_hosts_namespace_under_a_name_is_refused() -> None:
     assert "the host's own network namespace" in done.stderr
 
 
-def test_a_link_that_is_up_is_refused(unchanged: None) -> None:
-    """A namespace with a link besides lo that is up may be somebody's uplink: no name for it."""
-    command = 'ip link add out type bridge; ip link set out up; exec "$@"'
+@pytest.mark.parametrize("state", ["up", "down"])
+def test_another_link_is_refused(state: str, unchanged: None) -> None:
+    """A namespace with a link besides lo may be somebody's way out, also if the link is down now: no name for it."""
+    command = f'ip link add out type bridge; ip link set out {state}; exec "$@"'
     done = run("netns-up", "wg", before=(*UNSHARED, "sh", "-c", command, "sh"))
     assert done.returncode == 77
     assert "(out)" in done.stderr
 
 
-def test_a_link_that_is_down_is_no_obstacle() -> None:
-    """Links that are down, like sit0 of a fresh namespace, do not count."""
-    command = 'ip link add out type bridge; exec "$@"'
+def test_a_link_of_the_kernels_is_no_obstacle() -> None:
+    """A fresh namespace has sit0 and its like where their modules are loaded."""
+    command = 'ip link add sit0 type bridge; exec "$@"'
     assert run("netns-up", "wg", before=(*UNSHARED, "sh", "-c", command, "sh")).returncode == 0
+
+
+SYSCTLS = {
+    "net/ipv4/ip_forward": ("1", "0"),
+    "net/ipv4/conf/all/route_localnet": ("1", "0"),
+    "net/ipv4/conf/default/route_localnet": ("1", "0"),
+    "net/ipv4/conf/lo/route_localnet": ("1", "0"),
+    "net/ipv4/conf/default/accept_local": ("1", "0"),
+    "net/ipv4/conf/all/accept_redirects": ("1", "0"),
+    "net/ipv4/conf/default/accept_source_route": ("1", "0"),
+    "net/ipv6/conf/all/forwarding": ("1", "0"),
+    "net/ipv6/conf/default/accept_ra": ("1", "0"),
+    "net/ipv6/conf/all/accept_redirects": ("1", "0"),
+    "net/ipv4/ping_group_range": ("1 0", "0 2147483647"),
+}
+
+
+def test_what_a_router_hands_down_is_off() -> None:
+    """In a host that forwards (a router, Docker, kube-proxy) the namespace does not; a user may ping in it."""
+    inherited = "; ".join(f"echo {before} > /proc/sys/{path}" for path, (before, _) in SYSCTLS.items())
+    run("netns-up", "wg", before=(*UNSHARED, "sh", "-euc", f'{inherited}; exec "$@"', "sh")).check_returncode()
+    read = f"cd /proc/sys; head -qn 1 {' '.join(SYSCTLS)}"
+    found = shell(f"ip netns exec wg sh -c '{read}'").splitlines()
+    assert [line.replace("\t", " ") for line in found] == [after for _, after in SYSCTLS.values()]
+    shell("ip -n wg link add later type bridge")
+    assert shell("ip netns exec wg cat /proc/sys/net/ipv4/conf/later/forwarding").strip() == "0"
+
+
+def test_what_cannot_be_turned_off_is_refused(unchanged: None) -> None:
+    """Where /proc/sys cannot be written, a namespace that forwards gets no name."""
+    locked = 'mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys; exec "$@"'
+    before = ("unshare", "--mount", "--propagation", "slave", "sh", "-euc", locked, "sh")
+    forward = (*UNSHARED, "sh", "-euc", 'echo 1 > /proc/sys/net/ipv4/ip_forward; exec "$@"', "sh")
+    done = run("netns-up", "wg", before=(*forward, *before))
+    assert done.returncode == 77
+    assert 'forwarding cannot be set to "0": read-only file system' in done.stderr
 
 
 def test_where_the_host_cannot_be_told_it_refuses(unchanged: None) -> None:
@@ -178,7 +215,7 @@ def test_a_mount_that_cannot_be_seen_is_not_taken_away() -> None:
         run("netns-up", "wg").check_returncode()
         before = snapshot()
         said = blind.communicate()[1]
-    assert blind.returncode == 1
+    assert blind.returncode == 77
     assert "PrivateMounts=false" in said
     assert snapshot() == before
 
@@ -190,12 +227,24 @@ def test_the_folder_is_for_everybody() -> None:
     assert NETNS.stat().st_mode & 0o777 == 0o755
 
 
-def test_the_lock_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever holds the lock for too long gets the program to end with 75."""
-    run("netns-up", "wg").check_returncode()
-    monkeypatch.setattr(lock, "_PATIENCE", 0.05)
-    with netns.Lock(), pytest.raises(TryAgainError, match="has had the lock"), netns.Lock():
+def test_the_lock_is_not_waited_for_without_end() -> None:
+    """A program that holds the lock for too long makes the next one end with 75."""
+    with Lock("wg"), pytest.raises(TryAgainError, match="has had the lock"), Lock("wg", 0.05):
         pass
+
+
+def test_a_user_who_holds_the_folders_lock_delays_the_first_name_only() -> None:
+    """The folder, which everybody can lock, is locked until it is a shared mount, and not waited for without end."""
+    shell("while umount /run/netns 2>/dev/null; do :; done; rm -rf /run/netns; mkdir /run/netns")
+    with subprocess.Popen(["flock", "/run/netns", "sleep", "60"]) as user:
+        time.sleep(0.5)
+        done = run("netns-up", "wg")
+        assert (done.returncode, "going on without it" in done.stderr) == (0, True), done.stderr
+        done = run("netns-up", "next")
+        assert (done.returncode, done.stderr) == (0, "")
+        shell("pkill -x sleep")
+        user.wait()
+    assert set(shell("ip netns list").split()) == {"wg", "next"}
 
 
 def test_private_mounts_are_refused() -> None:
@@ -203,7 +252,7 @@ def test_private_mounts_are_refused() -> None:
     run("netns-up", "other").check_returncode()
     before = snapshot()
     done = run("netns-up", "wg", before=("unshare", "--net", "--mount", "--propagation", "slave"))
-    assert done.returncode == 1
+    assert done.returncode == 77
     assert "PrivateMounts=false" in done.stderr
     assert "ProtectSystem=" in done.stderr
     assert snapshot() == before
@@ -300,7 +349,7 @@ def test_racing_for_one_name_only_one_namespace_gets_it() -> None:
     """Ten namespaces at once that want the same name: one has it, nine are refused."""
     argv = [*UNSHARED, sys.executable, str(ROOT / "bin/netns-up"), "wg"]
     running = [subprocess.Popen(argv, stderr=subprocess.DEVNULL) for _ in range(10)]
-    assert sorted(process.wait() for process in running) == [0] + [1] * 9
+    assert sorted(process.wait() for process in running) == [0] + [77] * 9
     assert [path.name for path in NETNS.iterdir()] == ["wg"]
 
 
@@ -317,7 +366,8 @@ def test_a_lock_that_is_held_is_waited_for() -> None:
     """While another program holds the lock netns-up waits, and a signal ends it at once with nothing changed."""
     NETNS.mkdir(exist_ok=True)
     before = snapshot()
-    with subprocess.Popen(["flock", "/run/netns", "sleep", "30"]) as holder:
+    Path("/run/wgns/wg").mkdir(parents=True)
+    with subprocess.Popen(["flock", "/run/wgns/wg/lock", "sleep", "30"]) as holder:
         time.sleep(0.5)
         waiting = subprocess.Popen([sys.executable, str(ROOT / "bin/netns-up"), "wg"], stderr=subprocess.DEVNULL)
         time.sleep(1)

@@ -14,8 +14,9 @@ import pytest
 
 from tests.kernel.conftest import snapshot
 from tests.support import MINIMAL, MORTAL, ROOT, run, shell
-from wgns_helpers import confine, lock
+from wgns_helpers import confine
 from wgns_helpers.errors import Failure, TryAgainError
+from wgns_helpers.lock import Lock
 from wgns_helpers.tunnel import Tunnel
 
 TUNNEL = Tunnel(b"", dns=("10.64.0.1",), search=("example.com",))
@@ -186,14 +187,13 @@ def test_the_umask_does_not_matter(unchanged: None) -> None:
     confine.remove("wg", "wg")
 
 
-HOLDER = (
-    "import fcntl, os, time; fd = os.open('/run/netns/wg', 0); fcntl.flock(fd, fcntl.LOCK_EX); print(); time.sleep({})"
-)
+LOCK = Path("/run/wgns/wg/lock")
+HOLDER = "import time; from wgns_helpers.lock import Lock\nwith Lock('wg'): print(flush=True); time.sleep({})"
 
 
 def holder(seconds: float) -> subprocess.Popen[bytes]:
     """A process that has the namespace's lock, for some time."""
-    process = subprocess.Popen([sys.executable, "-uc", HOLDER.format(seconds)], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", HOLDER.format(seconds)], stdout=subprocess.PIPE, cwd=ROOT)
     assert process.stdout
     process.stdout.readline()
     return process
@@ -220,15 +220,13 @@ def test_the_lock_of_a_killed_process_is_free() -> None:
         assert waiting.wait(1) == 0
 
 
-def test_waiting_has_an_end_and_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_has_an_end_and_a_code() -> None:
     """After its patience a run ends with 75 and names the holder; a signal ends it sooner."""
     shell("ip netns add wg")
-    monkeypatch.setattr(lock, "_PATIENCE", 0.5)
+    words = r'process {} \(python.* has had the lock of namespace "wg" for 1 s'
     with holder(60) as process:
-        descriptor = os.open("/run/netns/wg", os.O_RDONLY)
-        with pytest.raises(TryAgainError, match=rf"process {process.pid} \(python.* has had the lock of it for 1 s"):
-            lock.take(descriptor, "it")
-        os.close(descriptor)
+        with pytest.raises(TryAgainError, match=words.format(process.pid)), Lock("wg", 0.5):
+            pass
         with subprocess.Popen([sys.executable, str(ROOT / "bin/wg-down")]) as waiting:
             time.sleep(1)
             waiting.terminate()
@@ -236,8 +234,63 @@ def test_waiting_has_an_end_and_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
         process.kill()
 
 
+def test_a_lock_leaves_nothing(unchanged: None) -> None:
+    """The lock's file goes with the program, and so does one that a killed program has left."""
+    shell("ip netns add wg")
+    with holder(60) as process:
+        assert LOCK.stat().st_mode & 0o777 == 0o600
+        process.kill()
+    assert LOCK.exists()
+    run("wg-down").check_returncode()
+    assert list(Path("/run/wgns").iterdir()) == []
+    shell("ip netns delete wg")
+
+
+def test_a_waiting_run_takes_the_lock_that_is_made_anew() -> None:
+    """Of many that wait for one lock only one has it at a time, though each removes the file when it is done."""
+    counted = "import time; from wgns_helpers.lock import Lock\nfor _ in range(5):\n    with Lock('wg'):\n        "
+    counted += "path = '/run/count'; number = int(open(path).read()); time.sleep(0.01); "
+    counted += "print(number + 1, file=open(path, 'w'))"
+    Path("/run/count").write_text("0")
+    running = [subprocess.Popen([sys.executable, "-c", counted], cwd=ROOT) for _ in range(8)]
+    assert [process.wait() for process in running] == [0] * 8
+    assert Path("/run/count").read_text() == "40\n"
+    Path("/run/count").unlink()
+
+
+def test_an_ordinary_user_holds_nothing_up() -> None:
+    """Nobody but root can open a lock; what everybody can lock, the namespace itself and its folder, is none."""
+    shell("ip netns add wg")
+    script = "flock /run/netns sleep 60 & flock /run/netns/wg sleep 60 & sleep 0.5; ! flock -n /run/wgns/wg/lock true"
+    as_nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", f"{script}; kill -STOP $$")
+    with holder(0.5):
+        user = subprocess.Popen([*as_nobody], start_new_session=True)
+        assert os.waitpid(user.pid, os.WUNTRACED)[1] & 0xFF == 0x7F
+    began = time.monotonic()
+    for program, name in (("netns-up", "other"), ("wg-down", "wg"), ("netns-down", "wg"), ("netns-down", "other")):
+        assert run(program, name).returncode == 0
+    assert time.monotonic() - began < 5
+    os.killpg(user.pid, signal.SIGKILL)
+    user.wait()
+
+
+@pytest.mark.wireguard
+def test_a_link_is_deleted_whoever_has_the_lock() -> None:
+    """A wg-up that hangs with the lock does not keep the tunnel alive: wg-down warns, goes on, and names the holder."""
+    shell("ip netns add wg; ip -n wg link add wg type wireguard")
+    impatient = "from wgns_helpers import lock, teardown; lock._PATIENCE = 0.5; teardown.down('wg', 'wg')"
+    with holder(60) as process:
+        argv = [sys.executable, "-c", impatient]
+        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+        process.kill()
+    assert done.returncode == 0, done.stderr
+    assert f"warning: process {process.pid} (python" in done.stderr
+    assert "going on without it" in done.stderr
+    assert "wg" not in shell("ip -n wg -br link")
+
+
 def test_another_namespace_is_not_waited_for() -> None:
-    """The lock is the namespace's own."""
+    """Each namespace has a lock of its own."""
     shell("ip netns add wg; ip netns add other")
     with holder(60) as process:
         done = run("wg-down", "other")
