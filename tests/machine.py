@@ -42,11 +42,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 SUITE, PYTHON, ARCHITECTURE = "trixie", "3.13", "x86_64"  # the Python is the suite's own
 PACKAGES = (
-    "dash,dbus,dns-root-data,iproute2,iputils-ping,libnss-resolve,linux-image-cloud-amd64,nginx-light,nscd,procps,"
-    "python3,python3-installer,strace,systemd,systemd-resolved,systemd-sysv,tcpdump,transmission-daemon,udev,"
-    "unbound,wireguard-tools"
+    "aria2,at,cron,dash,dbus,deluge-web,deluged,dns-root-data,iproute2,iputils-ping,keyutils,libnss-resolve,"
+    "linux-image-cloud-amd64,nginx-light,nscd,privoxy,procps,python3,python3-installer,qbittorrent-nox,strace,systemd,"
+    "systemd-resolved,systemd-sysv,tcpdump,tinyproxy,transmission-daemon,udev,unbound,wireguard-tools"
 )
-DAEMONS = "nginx nscd systemd-resolved transmission-daemon unbound"  # which tests start when they need them
+# Tests start them when they need them
+DAEMONS = "atd cron deluge-web deluged nginx nscd privoxy systemd-resolved tinyproxy transmission-daemon unbound"
 NOT_IN_GUEST = {"mypy", "ruff"}  # the code checks don't need the guest's kernel
 SITE = f"usr/local/lib/python{PYTHON}/dist-packages"
 BUILD_SECONDS = 1800.0  # the limit for each program that is called; all together take about a minute
