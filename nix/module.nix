@@ -175,19 +175,16 @@ let
       )
     );
 
-  # Settings are lists, to which those of the unit itself are added: that is right, or the assertions see it.
+  # Settings are lists behind those of the unit itself: what takes something away, with ~, has to come last.
   confined =
     section: make: tunnel:
     let
-      inherit (tunnels.${tunnel}) address allowedIPs;
-      whole = (address.IPv4 == null || elem "0.0.0.0/0" allowedIPs) && (address.IPv6 == null || elem "::/0" allowedIPs);
       data = make {
         name = tunnel;
         unit = "${unitOf tunnel}.service";
-        check = if tunnels ? ${tunnel} && !whole then "--no-default " else "";
       };
     in
-    data // { ${section} = builtins.mapAttrs (_: toList) data.${section}; };
+    data // { ${section} = builtins.mapAttrs (_: value: lib.mkAfter (toList value)) data.${section}; };
 
   wireguardTunnel =
     settings:

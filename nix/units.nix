@@ -52,6 +52,20 @@ let
     # take away the host's network, by which names are looked up and the tunnel's packets travel.
   };
 
+  # The folder of the locks, which all programs share
+  locks = {
+    RuntimeDirectory = "wgns";
+    RuntimeDirectoryPreserve = true;
+  };
+
+  retries = {
+    Restart = "on-failure";
+    RestartPreventExitStatus = "2 77 78"; # usage, permission and configuration do not mend themselves
+    RestartSec = 2;
+    RestartSteps = 6;
+    RestartMaxDelaySec = 60;
+  };
+
   # The tunnel of the instance, in the namespace of the same name
   tunnel = instance: name: {
     description = "WireGuard tunnel ${if name == "%I" then "%i" else name}";
@@ -68,7 +82,7 @@ let
     ];
     wantedBy = [ "multi-user.target" ];
     unitConfig.StartLimitIntervalSec = 0; # it keeps trying as long as it is wanted
-    serviceConfig = outside // {
+    serviceConfig = outside // locks // retries // {
       RemainAfterExit = true;
       # A name server that is late at boot is waited for; a wrong name fails, and is tried again as all else.
       Environment = "WG_UP_OPTIONS=--resolve-timeout=30";
@@ -76,13 +90,7 @@ let
       ExecReload = "${bin}wg-up $WG_UP_OPTIONS ${name}";
       ExecStopPost = "${bin}wg-down ${name}"; # also after a start that failed or was killed
 
-      # Usage, permission and configuration do not mend themselves. RestartMode= is the normal one: "direct" would hold up
-      # the boot for as long as the tunnel fails.
-      Restart = "on-failure";
-      RestartPreventExitStatus = "2 77 78";
-      RestartSec = 2;
-      RestartSteps = 6;
-      RestartMaxDelaySec = 60;
+      # RestartMode= is the normal one: "direct" would hold up the boot for as long as the tunnel fails.
       TimeoutStartSec = 180; # a lock is waited for 60 s, a name server that does not answer some 30 s for each name
 
       ConfigurationDirectory = "netns"; # it writes resolv.conf and nsswitch.conf in /etc/netns/NAME, and nothing else
@@ -92,13 +100,9 @@ in
 rec {
   # What a service gets that is to run in the namespace `name` and nowhere else: where it cannot be joined, systemd does
   # not start it. `unit` is the tunnel's; since that wants the service, it comes up with it after a first start that failed.
-  # What it is that way it proves before it starts; `check` has options of wgns check.
+  # What is set is proved before it starts.
   confined =
-    {
-      unit,
-      name,
-      check ? "",
-    }:
+    { unit, name }:
     {
       bindsTo = [ unit ];
       after = [ unit ];
@@ -116,7 +120,24 @@ rec {
           "-/run/systemd/journal"
           "-/run/systemd/notify"
         ];
-        ExecStartPre = "${bin}wgns check ${check}${name}";
+        # Before the unit's own ExecStartPre=; 255 makes it a failure and not a skipped start. What the unit sets in the
+        # environment, and what its user keeps at home, is not for the check's Python.
+        ExecCondition = "/usr/bin/env -i JOURNAL_STREAM=\${JOURNAL_STREAM} PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONNOUSERSITE=1 sh -c \"${bin}wgns check ${name} || exit 255\"";
+
+        # What the kernel does for a caller outside of its namespaces: by request_key(2) it has names looked up in the host,
+        # and sockets of this family reach the hypervisor and other guests. EPERM, since a daemon may go on without.
+        SystemCallFilter = "~@keyring";
+        SystemCallErrorNumber = "EPERM";
+        RestrictAddressFamilies = "~AF_VSOCK";
+
+        # What leads out without the help of another process (capabilities(7)): links of the host's namespace and the
+        # tunnel's keys (NET_ADMIN), other namespaces (SYS_ADMIN), processes of the host (SYS_PTRACE, PERFMON, BPF), its
+        # files past all mounts (DAC_READ_SEARCH), and kernel, memory and disks (SYS_MODULE, SYS_BOOT, SYS_RAWIO, MKNOD).
+        CapabilityBoundingSet = "~CAP_BPF CAP_DAC_READ_SEARCH CAP_MKNOD CAP_NET_ADMIN CAP_PERFMON CAP_SYS_ADMIN CAP_SYS_BOOT CAP_SYS_MODULE CAP_SYS_PTRACE CAP_SYS_RAWIO";
+        NoNewPrivileges = true; # by crontab(1) and at(1) a service would have commands run in the host
+        # /proc/1/net shows the host's networks; "invisible" would go on showing it to the group of root.
+        ProtectProc = "ptraceable";
+        InaccessiblePaths = "-/etc/wireguard"; # the keys
       };
     };
 
@@ -168,7 +189,11 @@ rec {
           ProtectHome = true;
           RestrictAddressFamilies = "AF_INET AF_INET6 AF_UNIX";
           RestrictNamespaces = true;
-          SystemCallFilter = "@system-service";
+          ProtectProc = "invisible";
+          SystemCallFilter = [
+            "@system-service"
+            "~@keyring"
+          ];
         };
       };
     };
@@ -187,7 +212,7 @@ rec {
     wgns-refresh = {
       description = "Look up the endpoints of peers that do not answer";
       after = [ "nss-lookup.target" ];
-      serviceConfig = outside // {
+      serviceConfig = outside // locks // {
         ExecStart = "${bin}wgns refresh";
         LogLevelMax = "notice"; # what it has changed, not that it has run
         SuccessExitStatus = 75; # a name that does not resolve is looked up again in a minute
@@ -197,8 +222,11 @@ rec {
     "netns@" = {
       description = "Network namespace %i";
       before = [ "network.target" ];
-      serviceConfig = common // {
+      unitConfig.StartLimitIntervalSec = 0; # it keeps trying for as long as something needs it
+      serviceConfig = common // retries // {
         RemainAfterExit = true;
+        # The tunnel's start waits meanwhile; in the normal mode it would fail, and nothing would start it again.
+        RestartMode = "direct";
         ExecStart = "${bin}netns-up %I";
         ExecStop = "${bin}netns-down %I";
         ExecStopPost = "${bin}netns-down %I"; # also after a start that failed, which ExecStop= is not

@@ -1,24 +1,23 @@
-"""Proof that a process is confined to a tunnel: network namespace, links, routes, and who can be asked for names.
+"""Proof that a process is confined to a tunnel: by its network namespace, its view of files, and what it may do.
 
 Reads what an unprivileged process can read under the restrictions of an ordinary unit: no netlink, no pyroute2.
 """
 
 from __future__ import annotations
 
-import _socket
-import fcntl
+import ctypes
+import errno
 import os
-import sys
 
 from . import confine, netns
-from .errors import Failure, PermissionRefusedError
+from .errors import Failure, MissingError, system_error
 
 # A name, whether it holds (None: cannot be seen from here), and what was found
 Point = tuple[str, bool | None, str]
 
-# Whoever looks names up for others, in the host's network: nscd(8) and nsncd, systemd-resolved(8), and by the system
-# bus systemd-resolved and avahi, which has a socket of its own too
-_SOCKETS = (
+# Daemons that look names up for others, in the host's network: nscd(8) and nsncd, systemd-resolved(8), and by the
+# system bus systemd-resolved and avahi, which has a socket of its own too
+SOCKETS = (
     "/run/nscd/socket",
     "/var/run/nscd/socket",
     "/run/systemd/resolve/io.systemd.Resolve",
@@ -26,140 +25,176 @@ _SOCKETS = (
     "/run/dbus/system_bus_socket",
     "/run/avahi-daemon/socket",
 )
-_IF_INET6 = "/proc/self/net/if_inet6"
-_SIOCGIFFLAGS, _IFF_UP = 0x8913, 1  # linux/sockios.h, linux/if.h
+
+# Each of these leads out of the namespace without the help of another process (capabilities(7)); the drop-in takes them
+# away with the reasons. The numbers are those of linux/capability.h.
+CAPABILITIES = {
+    "CAP_DAC_READ_SEARCH": 2,
+    "CAP_NET_ADMIN": 12,
+    "CAP_SYS_MODULE": 16,
+    "CAP_SYS_RAWIO": 17,
+    "CAP_SYS_PTRACE": 19,
+    "CAP_SYS_ADMIN": 21,
+    "CAP_SYS_BOOT": 22,
+    "CAP_MKNOD": 27,
+    "CAP_PERFMON": 38,
+    "CAP_BPF": 39,
+}
+
+_SYSCTLS = ("ipv4/conf/{}/forwarding", "ipv4/conf/{}/route_localnet", "ipv6/conf/{}/forwarding")
+_GET_KEYRING_ID, _PROCESS_KEYRING = 0, -2  # KEYCTL_GET_KEYRING_ID, KEY_SPEC_PROCESS_KEYRING of linux/keyctl.h
 
 
-def own_name() -> str:
-    """The name of the network namespace that this process is in; `Failure` where it has none that can be seen."""
+def own_name(process: str = "self") -> str:
+    """The name of a process's network namespace; `Failure` where it has none that can be seen here."""
     for name in sorted(os.listdir(netns.DIRECTORY)) if os.path.isdir(netns.DIRECTORY) else []:
         try:
-            if netns.pinned(name) == netns.own():
+            if netns.pinned(name) == netns.own(process):
                 return name
         except Failure:  # another kind of namespace
             continue
     raise Failure("this network namespace has no name that can be seen here", "wgns check NAME")
 
 
-def in_host_by_hand() -> bool:
-    """Whether this was started by a person in the host's network namespace, and not by a unit to look at itself.
+def points(name: str, process: str = "self") -> list[Point]:
+    """What there is to prove: that `process`, a number or "self", is confined to the tunnel `name`.
 
-    A system service is in a control group of that name, or below it; below user@.service are people (systemd.slice(5)).
+    To judge another process takes root; this process then moves into that one's network namespace and root directory.
+    Raises `Failure` where the process cannot be looked at.
     """
     try:
-        with open("/proc/self/cgroup", encoding="utf-8") as file:
-            group = file.read().strip().rpartition(":")[2]
-        hidden = group == "/" and "INVOCATION_ID" in os.environ  # ProtectControlGroups=private
-        service = hidden or (".service" in group and "/user@" not in group)
-        return not netns.in_unit() and not service and netns.in_host()
-    except (OSError, Failure):
-        return False  # cannot be told: then it has to prove itself
+        status = dict(line.partition(":")[::2] for line in _lines(f"/proc/{process}/status"))
+        if not status:
+            raise MissingError(f"there is no process {process}")
+        first = [_namespace(name, process), _host(process, status), *_privileges(status), _keyrings(status, process)]
+        if process != "self":
+            root = os.open(f"/proc/{process}/root", os.O_RDONLY)
+            netns.enter(os.open(f"/proc/{process}/ns/net", os.O_RDONLY))
+            present, forwarding = _links(), _forwarding()  # in its root there may be no /proc
+            os.fchdir(root)
+            os.chroot(".")
+        else:
+            present, forwarding = _links(), _forwarding()
+    except OSError as error:
+        raise system_error(f"process {process}", error) from None
+    return [*first, forwarding, _tunnel(name, present), *_names(name), _sockets()]
 
 
-def points(name: str, *, default: bool = True) -> list[Point]:
-    """What there is to prove, for this process and the tunnel `name` in the namespace of that name.
-
-    Started by a person in the host, it is about the namespace instead, which root can look into. With `default` all
-    that has an address has to have a default route.
-    """
-    if not in_host_by_hand():
-        first, folder, last = [_namespace(name)], "/etc", _sockets()
-    else:
-        netns.enter(netns.open_namespace(name))
-        first, folder = [], f"{confine.DIRECTORY}/{name}"
-        last = ("sockets", None, "what a service sees in its /run only itself can tell")
-    return [*first, _host(), _links(name), _routes(name, default=default), *_names(folder, name), last]
-
-
-def _namespace(name: str) -> Point:
+def _namespace(name: str, process: str) -> Point:
     path = f"{netns.DIRECTORY}/{name}"
     try:
-        pinned = netns.pinned(name)
+        pinned, own = netns.pinned(name), netns.own(process)
     except Failure as error:
         return "namespace", False, str(error)
     if not pinned:
-        return "namespace", False, f"there is no {path} here; it has to be seen to be compared"
-    if pinned != netns.own():
-        return "namespace", False, f"this is network namespace {netns.own()[1]}, {path} is {pinned[1]}"
-    return "namespace", True, f"this is {path}"
+        return "namespace", False, f"{path} cannot be seen here, so it cannot be compared"
+    if pinned != own:
+        return "namespace", False, f"network namespace {own[1]}, but {path} is {pinned[1]}"
+    return "namespace", True, f"the network namespace is {path}"
 
 
-def _host() -> Point:
+def _host(process: str, status: dict[str, str]) -> Point:
+    """By /proc/1: the network namespace of PID 1, which the process is not in and does not see.
+
+    /proc/PID/net/dev has an inode number of its own in each namespace. Root sees it whatever a process may see, so of
+    another process the options of its /proc count (proc(5)); to the group of root, hidepid=invisible shows all.
+    """
     try:
-        if netns.in_host():
-            return "host", False, "this is the host's network namespace"
-    except PermissionRefusedError as error:
-        return "host", None, str(error)
-    return "host", True, "this is another network namespace than that of PID 1"
+        host, own = (os.stat(f"/proc/{number}/net/dev").st_ino for number in (1, process))
+        alone = process == "self" and os.readlink("/proc/self") == "1"  # PrivatePIDs=
+    except OSError:
+        return "host", True, "the host's processes, and by them its networks, are hidden"
+    if alone:
+        return "host", None, "this process is PID 1 itself, and sees no other"
+    if host == own:
+        return "host", False, "this is the host's network namespace"
+    if process != "self":
+        mounts = [line.split() for line in _lines(f"/proc/{process}/mountinfo")]
+        options = next((fields[-1] for fields in reversed(mounts) if fields[4] == "/proc"), "")
+        of_root = "0" in (status.get("Gid", "") + status.get("Groups", "")).split()
+        hiding = ("ptraceable", "4") if of_root else ("ptraceable", "4", "invisible", "2")
+        if any(f"hidepid={value}" in options.split(",") for value in hiding):
+            return "host", True, "the host's processes, and by them its networks, are hidden from it"
+    return "host", False, "/proc/1/net shows the host's networks; ProtectProc=ptraceable hides them"
 
 
-def _links(name: str) -> Point:
-    present = [line.partition(":")[0].strip() for line in _lines("/proc/self/net/dev")[2:]]
+def _privileges(status: dict[str, str]) -> list[Point]:
+    held = 0
+    for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb"):
+        held |= int(status[f"Cap{kind}"], 16)
+    found = [name for name, number in CAPABILITIES.items() if held >> number & 1]
+    none = "none that leads out, nor can one be gained"
+    sealed = status.get("NoNewPrivs", "").strip() == "1"
+    return [
+        ("capabilities", not found, ", ".join(found) or none),
+        ("no_new_privs", sealed, f"set-id programs {'do not' if sealed else 'would'} run as somebody else"),
+    ]
+
+
+def _keyrings(status: dict[str, str], process: str) -> Point:
+    """Whether a system call filter holds back keyrings(7), by which the kernel has names looked up in the host."""
+    if status.get("Seccomp", "").strip() != "2":
+        return "keyrings", False, "there is no system call filter, so the kernel can be asked to look up names"
+    if process != "self":
+        return "keyrings", None, "there is a system call filter; whether it holds them back only the process can tell"
+    try:
+        number = libseccomp().seccomp_syscall_resolve_name(b"keyctl")
+    except MissingError as error:
+        return "keyrings", None, f"there is a system call filter, but it cannot be tried: {error}"
+    libc = ctypes.CDLL(None, use_errno=True)
+    refused = libc.syscall(number, _GET_KEYRING_ID, _PROCESS_KEYRING, 0) < 0
+    if refused and ctypes.get_errno() in (errno.EPERM, errno.ENOSYS):
+        return "keyrings", True, "the kernel cannot be asked to look up names"
+    return "keyrings", False, "the kernel can be asked to look up names; SystemCallFilter=~@keyring forbids it"
+
+
+def libseccomp() -> ctypes.CDLL:
+    """The library that systemd makes its filters with; `MissingError` where it is not installed."""
+    try:
+        return ctypes.CDLL("libseccomp.so.2", use_errno=True)
+    except OSError:
+        raise MissingError("the library libseccomp is missing", "apt-get install libseccomp2") from None
+
+
+def _links() -> list[str]:
+    return [line.partition(":")[0].strip() for line in _lines("/proc/self/net/dev")[2:]]
+
+
+def _tunnel(name: str, present: list[str]) -> Point:
+    """Links that are down count too: they can come up later."""
+    others = [link for link in present if link not in netns.LOCAL_LINKS | {name}]
+    if others:
+        return "links", False, f"besides lo and {name} there is {', '.join(others)}"
     if name not in present:
         return "links", False, f"there is no {name}"
-    up = {link: _is_up(link) for link in present if link != "lo"}
-    others = [link for link, state in up.items() if link != name and state is not False]
-    if others:
-        return "links", False, f"besides lo and {name} there is {', '.join(others)}, and it is not down"
-    if up[name] is None:
-        return "links", None, "there is nothing but lo and the tunnel's; whether that is up cannot be seen here"
-    return "links", up[name], f"{name} is {'up' if up[name] else 'down'}, and nothing else but lo"
+    kind = _lines(f"/sys/class/net/{name}/uevent")
+    if not kind:
+        return "links", None, f"there is nothing but lo and {name}; its kind cannot be seen here"
+    if "DEVTYPE=wireguard" not in kind:
+        return "links", False, f"{name} is not a WireGuard link"
+    return "links", True, f"there is nothing but lo and the WireGuard link {name}"
 
 
-def _is_up(link: str) -> bool | None:
-    """By the first kind of socket that is allowed here: all know this request (netdevice(7))."""
-    for family in (_socket.AF_INET, _socket.AF_INET6, _socket.AF_UNIX):
-        try:
-            socket = _socket.socket(family, _socket.SOCK_DGRAM, 0)
-        except OSError:
-            continue
-        try:
-            answer = fcntl.ioctl(socket.fileno(), _SIOCGIFFLAGS, link.encode().ljust(40, b"\0"))
-        except OSError:
-            return None
-        finally:
-            socket.close()
-        return bool(answer[16] & _IFF_UP)
-    return None
+def _forwarding() -> Point:
+    on, seen = [], False
+    for pattern in _SYSCTLS:
+        folder = f"/proc/sys/net/{pattern.partition('/{}')[0]}"
+        for link in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+            path = f"/proc/sys/net/{pattern.format(link)}"
+            seen = True
+            if _lines(path) != ["0"]:
+                on.append(path)
+    if on:
+        return "forwarding", False, f"on by {on[0]}; a namespace made by netns-up has it off"
+    if not seen:
+        return "forwarding", None, "/proc/sys cannot be seen here"
+    return "forwarding", True, "packets that arrive are not passed on"
 
 
-def _routes(name: str, *, default: bool) -> Point:
-    """From proc(5): of IPv4 the routes of the main table, whose networks are in the host's byte order, of IPv6 all."""
-    found = (
-        {  # (device, network, prefix length, length of an address); * is a route to nowhere, and so is what lo has
-            (f[0], int.from_bytes(int(f[1], 16).to_bytes(4, sys.byteorder), "big"), int(f[7], 16).bit_count(), 32)
-            for f in map(str.split, _lines("/proc/self/net/route")[1:])
-        }
-        | {(f[9], int(f[0], 16), int(f[1], 16), 128) for f in map(str.split, _lines("/proc/self/net/ipv6_route"))}
-    )
-    foreign = {route[0] for route in found} - {"lo", "*", name}
-    if foreign:
-        return "routes", False, f"there are routes by {', '.join(sorted(foreign))}"
-    addresses = {32: _has_ipv4(), 128: any(f[5] == name and f[3] == "00" for f in map(str.split, _lines(_IF_INET6)))}
-    if not any(addresses.values()):
-        return "routes", False, f"{name} has no address"
-    for bits, family in ((32, "IPv4"), (128, "IPv6")):
-        whole, halves = {(name, 0, 0, bits)}, {(name, 0, 1, bits), (name, 1 << bits - 1, 1, bits)}
-        if default and addresses[bits] and not (whole <= found or halves <= found):
-            return "routes", False, f"{name} has no default route for {family} (--no-default: none is wanted)"
-    return "routes", True, f"all are by {name}{', the default ones too' if default else ''}"
-
-
-def _has_ipv4() -> bool:
-    """Whether this namespace has an IPv4 address besides those of lo, by /proc/net/fib_trie."""
-    address = ""
-    for line in _lines("/proc/self/net/fib_trie"):
-        if line.lstrip().startswith("|--"):
-            address = line.split()[-1]
-        elif "host LOCAL" in line and not address.startswith("127."):
-            return True
-    return False
-
-
-def _names(folder: str, name: str) -> list[Point]:
+def _names(name: str) -> list[Point]:
     found: list[Point] = []
     for file in reversed(confine.FILES):
-        path = f"{folder}/{file}"
+        path = f"/etc/{file}"
         try:
             with open(path, "rb") as opened:
                 content = opened.read(1 << 16)
@@ -172,15 +207,15 @@ def _names(folder: str, name: str) -> list[Point]:
 
 
 def _sockets() -> Point:
-    seen = [path for path in _SOCKETS if os.path.lexists(path)]
+    seen = [path for path in SOCKETS if os.path.lexists(path)]
     if seen:
-        return "sockets", False, f"{', '.join(seen)} can be seen: names are looked up there by the host"
-    return "sockets", True, "nobody who looks names up for the host can be seen"
+        return "sockets", False, f"{', '.join(seen)} can be seen: the host would look up names there"
+    return "sockets", True, "no daemon that looks up names for the host can be seen"
 
 
 def _lines(path: str) -> list[str]:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().splitlines()
-    except FileNotFoundError:  # no IPv6 here
+    except FileNotFoundError:
         return []

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from .tunnel import Tunnel
 
 
+_OTHERS = "--unit UNIT or --pid PID judges another process than this one; wgns status shows the tunnel"
+
+
 def main(program: str) -> None:
     """Run one of the programs and end the process. No traceback unless WGNS_DEBUG=1."""
     signals.default()
@@ -78,7 +81,7 @@ def _wg(program: str, name: str, options: dict[str, str]) -> None:
 
 def _seconds(option: str, value: str) -> int:
     if not (value.isdecimal() and value.isascii() and len(value) < 5 and int(value) <= 3600):
-        raise UsageError(f"{option} {shown(value)}: a number of seconds is wanted, 0 to 3600")
+        raise UsageError(f"{option} {shown(value)}: expected a number of seconds from 0 to 3600")
     return int(value)
 
 
@@ -122,19 +125,35 @@ def _status(name: str, *, json: bool) -> None:
 def _check(name: str, options: dict[str, str]) -> None:
     from . import check
 
-    name = name or check.own_name()
-    points = check.points(name, default="--no-default" not in options)
+    if "--json" in options:
+        import json  # before this process moves to a root directory that may lack it
+    process = _process(options)
+    name = name or check.own_name(process)
+    points = check.points(name, process)
     refuted = [f"{point}: {text}" for point, holds, text in points if holds is False]
     if "--json" in options:
-        import json
-
         rows = [{"point": point, "holds": holds, "text": text} for point, holds, text in points]
         _print(json.dumps({"name": name, "confined": not refuted, "points": rows}, indent=2) + "\n")
     else:
         words = {True: "yes", False: "NO ", None: "?  "}
         _print("".join(f"{words[holds]} {point}: {text}\n" for point, holds, text in points))
     if refuted:
-        raise Failure(f'not confined to "{name}": {refuted[0]}')
+        in_host = process == "self" and any(point == "host" and holds is False for point, holds, _ in points)
+        raise Failure(f'not confined to "{name}": {refuted[0]}', _OTHERS if in_host else "")
+
+
+def _process(options: dict[str, str]) -> str:
+    """The process that --unit or --pid names, "self" without either."""
+    if "--unit" in options and "--pid" in options:
+        raise UsageError("--unit and --pid: expected one of the two")
+    if "--unit" in options:
+        from . import dropin
+
+        return dropin.main_process(options["--unit"])
+    number = options.get("--pid", "self")
+    if number != "self" and not (number.isascii() and number.isdecimal()):
+        raise UsageError(f"--pid {shown(number)}: expected a number")
+    return number
 
 
 def _failure(error: Exception) -> Failure:

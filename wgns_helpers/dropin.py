@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 
+from .check import SOCKETS
 from .errors import Failure, MissingError, UsageError, shown, warn
+
+_SEEN = "Type,LoadState,User,DynamicUser,PAMName,KillMode,FragmentPath,DropInPaths,MainPID"
 
 
 def text(name: str, kind: str = "service") -> str:
@@ -23,33 +26,85 @@ def for_unit(name: str, unit: str, allowed: list[str]) -> str:
         unit = unit if "." in unit else f"{unit}.service"
         kind = unit.rpartition(".")[2]
         if kind not in ("service", "socket"):
-            raise UsageError(f"{shown(unit)} cannot be confined", "a .service or a .socket is wanted")
-        known = _properties(unit)
+            raise UsageError(f"{shown(unit)} cannot be confined", "expected a .service or a .socket")
+        known = properties(unit)
         if known.get("Type") == "dbus":
             raise Failure(
                 f"{unit} is on the system bus (Type=dbus), which answers from the host's network and is hidden from it",
                 "a drop-in with another Type= and without BusName=, if the service can do without the bus",
             )
+        if kind == "service" and known:
+            _warn(unit, known)
+            tail = "PIDFile=\n" if os.path.dirname(_pid_file(known)) == "/run" else ""
         template = "@." in unit
         wanted = "of its instances the ones that are to start with it" if template else unit
-        again = "" if template else f"; systemctl restart '{unit}'"  # one that runs is where it was until then
+        again = "" if template else f"; systemctl restart '{unit}'"  # a running service stays where it was until then
         head = f"# Save as /etc/systemd/system/{unit}.d/wireguard.conf, then:\n"
-        if os.path.dirname(known.get("PIDFile", "")) == "/run":  # systemd waits for it in the host's /run
-            tail = "PIDFile=\n"
         head += f"# systemctl daemon-reload; systemctl add-wants 'wg@{name}.service' '{wanted}'{again}\n"
-    for path in allowed:
-        if not path.startswith("/run/") or ".." in path or any(c.isspace() or c in ':\\"%' for c in path):
-            raise UsageError(f"--allow {shown(path)}: a path below /run is wanted", "all else is as the unit has it")
     if allowed and kind == "socket":
         raise UsageError("--allow is for services: a socket unit sees no files")
-    return head + text(name, kind) + "".join(f"BindPaths={path}\n" for path in allowed) + tail
+    binds = "".join(f"BindPaths={_allowed(path)}\n" for path in allowed)
+    return head + text(name, kind) + binds + tail
 
 
-def _properties(unit: str) -> dict[str, str]:
+def _allowed(path: str) -> str:
+    """`path` if a service may see it: below /run, and without a socket that `wgns check` refuses."""
+    path = path.rstrip("/")
+    if not path.startswith("/run/") or ".." in path or any(c.isspace() or c in ':\\"%' for c in path):
+        raise UsageError(f"--allow {shown(path)}: expected a path below /run", "all else is as the unit has it")
+    refused = [socket for socket in SOCKETS if f"{socket}/".startswith(f"{path}/")]
+    if refused:
+        raise UsageError(
+            f"--allow {shown(path)}: {refused[0]} is there, by which the host would look up names",
+            "name what the service needs of it, not the whole",
+        )
+    return path
+
+
+def _warn(unit: str, known: dict[str, str]) -> None:
+    """Name what the drop-in cannot hold."""
+    if known.get("KillMode") in ("process", "none"):
+        left = f"KillMode={known['KillMode']} lets processes go on when the tunnel stops"
+        warn(f"{unit}: {left}", "a drop-in with KillMode=control-group")
+    if known.get("PAMName"):
+        warn(f"{unit}: PAMName={known['PAMName']} lets processes of its session go on when the tunnel stops")
+    if known.get("DynamicUser") != "yes" and known.get("User", "") in ("", "root", "0"):
+        warn(
+            f"{unit} starts as root, which can change files that the host acts on and control processes of users",
+            "User= or DynamicUser=, unless it changes the user itself",
+        )
+
+
+def _pid_file(known: dict[str, str]) -> str:
+    """PIDFile= of the unit's own files: systemd's answer would be that of our drop-in, if the unit has it already."""
+    found = ""
+    for path in [known.get("FragmentPath", ""), *known.get("DropInPaths", "").split()]:
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                lines = file.read().splitlines()
+        except OSError:
+            continue
+        if not any(line.startswith("NetworkNamespacePath=/run/netns/") for line in lines):
+            values = [line.partition("=")[2].strip() for line in lines if line.partition("=")[0].strip() == "PIDFile"]
+            found = values[-1] if values else found
+    found = found.replace("%t", "/run")
+    return found if found.startswith("/") or not found else f"/run/{found}"
+
+
+def main_process(unit: str) -> str:
+    """The number of the main process of a unit; `Failure` where it has none."""
+    unit = unit if "." in unit else f"{unit}.service"
+    number = properties(unit).get("MainPID", "0")
+    if number == "0":
+        raise Failure(f"{shown(unit)} has no main process", "systemctl status tells whether it runs")
+    return number
+
+
+def properties(unit: str) -> dict[str, str]:
     """What systemd knows of a unit; empty, with a warning, where no systemd runs (an image, a container)."""
     import subprocess
 
-    asked = ["systemctl", "show", "--property=Type,LoadState,PIDFile", "--", unit.replace("@.", "@instance.")]
+    asked = ["systemctl", "show", f"--property={_SEEN}", "--", unit.replace("@.", "@instance.")]
     try:
         done = subprocess.run(asked, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

@@ -65,10 +65,16 @@ def system_error(what: str, error: OSError, detail: str = "") -> Failure:
 
 
 def shown(value: str) -> str:
-    """`value` in quotes for a message: at most 60 characters, and never something that may be a key."""
+    """`value` in quotes for a message: at most 60 characters, and never something that may be a key.
+
+    Blanks and what is not printable ASCII do not end a key: it may have been broken while copying.
+    """
     run = 0
     for character in value:
-        run = run + 1 if character in _BASE64 else 0
+        if character in _BASE64:
+            run += 1
+        elif "!" <= character <= "~":
+            run = 0
         if run >= _LOOKS_LIKE_A_KEY:
             return HIDDEN
     return f'"{value[:60]}{"…" if len(value) > 60 else ""}"'

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
+from contextlib import suppress
+from struct import pack
 
 from . import check, dropin, netns
 from .errors import Failure, PermissionRefusedError, UsageError, shown, system_error, warn
@@ -17,7 +20,30 @@ else:
     import _signal
 
 _CLONE_NEWNS = 0x20000  # sched.h
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REMOUNT, _MS_SLAVE = 1, 2, 4, 32, 1 << 19  # sys/mount.h
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_SLAVE = 1, 2, 4, 8, 32, 1 << 19  # sys/mount.h
+_PR_CAPBSET_DROP, _CAPABILITY_VERSION_3 = 24, 0x20080522  # linux/prctl.h, linux/capability.h
+_AF_VSOCK, _TIOCSTI, _TIOCLINUX = 40, 0x5412, 0x541C  # sys/socket.h, asm-generic/ioctls.h
+_LOW = 0xFFFFFFFF  # what the kernel reads of these arguments
+
+# seccomp.h
+_SCMP_ACT_ALLOW, _SCMP_ACT_EPERM = 0x7FFF0000, 0x00050001
+_SCMP_FLTATR_ACT_BADARCH, _SCMP_CMP_MASKED_EQ = 2, 7
+
+_CALLERS = ("SUDO_UID", "PKEXEC_UID", "DOAS_USER")  # by these sudo(8), pkexec(1) and doas(1) tell who has called them
+
+# The further ABIs whose programs a machine may run, by their names in libseccomp; calls by any other are refused
+_ABIS = {"aarch64": (b"arm",), "s390x": (b"s390",), "x86_64": (b"x86", b"x32")}
+
+
+class _Argument(ctypes.Structure):
+    """A condition on an argument of a system call: its number, how it is compared, mask and value."""
+
+    _fields_ = (
+        ("number", ctypes.c_uint),
+        ("comparison", ctypes.c_int),
+        ("mask", ctypes.c_uint64),
+        ("value", ctypes.c_uint64),
+    )
 
 
 class CommandError(Failure):
@@ -31,32 +57,28 @@ class CommandError(Failure):
 def execute(name: str, user: str, command: list[str]) -> NoReturn:
     """Become `command`, confined to the tunnel `name`, as `user` ("": who called sudo, or the caller).
 
-    Its isolation is proved before, as `wgns check` does. Raises `Failure`; then nothing has been changed but this
-    process itself.
+    It first becomes what the command will be, and then proves its isolation as `wgns check` does. Raises `Failure`;
+    then nothing has been changed but this process itself.
     """
     account = _account(user)
     descriptor = netns.open_namespace(name)
     folder = os.getcwd()
+    os.get_exec_path()  # imports what the user may not be able to read
     netns.enter(descriptor)
     try:
         _hide(name)
+        _close_descriptors()
+        _change_folder(folder)
+        _restrict()
+        if account:
+            _become(account)
+        else:
+            _drop_capabilities()
     except OSError as error:
-        raise system_error(str(error.filename or "mount"), error) from None
-    for point, holds, found in check.points(name, default=False):
+        raise system_error(str(error.filename or "wgns exec"), error) from None
+    for point, holds, found in check.points(name):
         if holds is False:
-            raise PermissionRefusedError(f'not confined to "{name}": {point}: {found}', f"wgns check {name}")
-    try:
-        os.chdir(folder)  # anew, by its name: where this process stood, the host's /run is still to be seen
-    except OSError:
-        os.chdir("/")
-        warn(f"{folder} is hidden: the command starts in /")
-    if account:
-        os.initgroups(account.pw_name, account.pw_gid)
-        os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
-        os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
-        names = {"HOME": account.pw_dir, "USER": account.pw_name, "LOGNAME": account.pw_name, "SHELL": account.pw_shell}
-        os.environ.update(names)
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+            raise PermissionRefusedError(f'not confined to "{name}": {point}: {found}', "nothing was executed")
     for number in (_signal.SIGPIPE, _signal.SIGXFSZ):  # which Python ignores
         _signal.signal(number, _signal.SIG_DFL)
     try:
@@ -65,29 +87,94 @@ def execute(name: str, user: str, command: list[str]) -> NoReturn:
         raise CommandError(command[0], error) from None
 
 
+def _close_descriptors() -> None:
+    """Those above the soft limit too, which closerange(3, SC_OPEN_MAX) would pass on."""
+    for entry in os.listdir("/proc/self/fd"):
+        if int(entry) > 2:
+            with suppress(OSError):  # listdir has closed its own
+                os.close(int(entry))
+
+
+def _change_folder(folder: str) -> None:
+    """Go there anew, by its name: where this process stood, the host's /run is still to be seen."""
+    try:
+        os.chdir(folder)
+    except OSError:
+        os.chdir("/")
+        warn(f"{folder} is hidden: the command starts in /")
+
+
+def _restrict() -> None:
+    """Set what the drop-in sets: no_new_privs, the bounding set, and a system call filter for all ABIs of the machine.
+
+    The terminal may be root's, so no input can be put into it either (TIOCSTI and TIOCLINUX of ioctl_tty(2)).
+    """
+    library = check.libseccomp()
+    library.seccomp_init.restype = ctypes.c_void_p
+    context = ctypes.c_void_p(library.seccomp_init(_SCMP_ACT_ALLOW))
+    calls = [library.seccomp_attr_set(context, _SCMP_FLTATR_ACT_BADARCH, _SCMP_ACT_EPERM)]
+    abis = map(library.seccomp_arch_resolve_name, _ABIS.get(os.uname().machine, ()))
+    calls += [library.seccomp_arch_add(context, abi) for abi in abis]
+    rules: list[tuple[bytes, _Argument | None]] = [(call, None) for call in (b"add_key", b"keyctl", b"request_key")]
+    rules += [(b"socket", _Argument(0, _SCMP_CMP_MASKED_EQ, _LOW, _AF_VSOCK))]
+    rules += [(b"ioctl", _Argument(1, _SCMP_CMP_MASKED_EQ, _LOW, number)) for number in (_TIOCSTI, _TIOCLINUX)]
+    for name, argument in rules:
+        number, count = library.seccomp_syscall_resolve_name(name), int(argument is not None)
+        pointer = ctypes.byref(argument) if argument else None
+        calls.append(library.seccomp_rule_add_array(context, _SCMP_ACT_EPERM, number, count, pointer))
+    calls.append(library.seccomp_load(context))  # which sets no_new_privs first
+    if any(calls):
+        raise OSError(-min(calls), os.strerror(-min(calls)), "system call filter")
+    for number in check.CAPABILITIES.values():
+        netns.call("prctl", _PR_CAPBSET_DROP, number, 0, 0, 0)
+
+
+def _become(account: pwd.struct_passwd) -> None:
+    os.initgroups(account.pw_name, account.pw_gid)
+    os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
+    os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
+    names = {"HOME": account.pw_dir, "USER": account.pw_name, "LOGNAME": account.pw_name, "SHELL": account.pw_shell}
+    os.environ.update(names)
+    if not account.pw_uid:
+        _drop_capabilities()
+
+
+def _drop_capabilities() -> None:
+    """Root keeps none but those that a confined service can have (capset(2))."""
+    with open("/proc/self/status", encoding="utf-8") as status:
+        permitted = int(next(line for line in status if line.startswith("CapPrm:")).split()[1], 16)
+    for number in check.CAPABILITIES.values():
+        permitted &= ~(1 << number)
+    low, high = permitted & _LOW, permitted >> 32
+    netns.call("capset", pack("=Ii", _CAPABILITY_VERSION_3, 0), pack("=6I", low, low, 0, high, high, 0))
+
+
 def _account(user: str) -> pwd.struct_passwd | None:
     """Whose process it is to be; None: it stays the caller's."""
     if os.geteuid():
         raise PermissionRefusedError(
-            "wgns exec has to be started by root", "sudo wgns exec … runs it as who calls sudo"
+            "wgns exec has to be started by root", "sudo wgns exec … runs the command as the user who calls sudo"
         )
     import pwd
 
-    user = user or os.environ.get("SUDO_UID", "")
+    caller = next((os.environ[name] for name in _CALLERS if os.environ.get(name)), "")
+    name = user or caller
     try:
-        return (pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)) if user else None
-    except KeyError:
-        raise UsageError(f"there is no user {shown(user)}") from None
+        account = (pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)) if name else None
+    except (KeyError, OverflowError):
+        raise UsageError(f"there is no user {shown(name)}") from None
+    if not user and not (account and account.pw_uid):
+        warn("the command runs as root", "--user USER makes it another user's; --user root says that this is meant")
+    return account
 
 
 def _hide(name: str) -> None:
-    """Give this process mounts of its own, as the drop-in describes them: another /run, and files in /etc."""
+    """Give this process mounts of its own, as the drop-in has them: another /run, /proc and /sys, and files in /etc."""
     netns.call("unshare", _CLONE_NEWNS)
     netns.call("mount", b"none", b"/", None, netns.MS_REC | _MS_SLAVE, None)
-    settings = [line.partition("=") for line in dropin.text(name).splitlines()]
-    binds = [value for key, _, value in settings if key == "BindReadOnlyPaths"]
+    settings = [line.partition("=")[::2] for line in dropin.text(name).splitlines()]
     sources = {}
-    for bind in binds:
+    for bind in [value for key, value in settings if key == "BindReadOnlyPaths"]:
         source, _, target = bind.removeprefix("-").partition(":")
         try:
             sources[target or source] = os.open(source, os.O_PATH)
@@ -95,7 +182,7 @@ def _hide(name: str) -> None:
             if not bind.startswith("-"):
                 raise
     targets = {os.path.realpath(target): descriptor for target, descriptor in sources.items()}
-    netns.call("mount", b"tmpfs", b"/run", b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=755")
+    _mount("tmpfs", "/run", _MS_NOSUID | _MS_NODEV, "mode=755")
     umask = os.umask(0o022)  # the command's user has to get there
     for target, descriptor in targets.items():
         if target.startswith("/run/"):
@@ -105,7 +192,19 @@ def _hide(name: str) -> None:
             else:
                 os.close(os.open(target, os.O_CREAT | os.O_EXCL, 0o644))
         if os.path.exists(target) or "nsswitch" not in target:  # a C library that has none needs none
-            place = target.encode()
-            netns.call("mount", f"/proc/self/fd/{descriptor}".encode(), place, None, netns.MS_BIND | netns.MS_REC, None)
-            netns.call("mount", None, place, None, netns.MS_BIND | _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID, None)
+            _mount(f"/proc/self/fd/{descriptor}", target, netns.MS_BIND | netns.MS_REC)
+            _mount("none", target, netns.MS_BIND | _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID)
     os.umask(umask)
+    for path in [value.removeprefix("-") for key, value in settings if key == "InaccessiblePaths"]:
+        if os.path.isdir(path):
+            _mount("tmpfs", path, _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "mode=000")
+    _mount("sysfs", "/sys", _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+    _mount("proc", "/proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "hidepid=4")  # ptraceable, also for the group of root
+
+
+def _mount(source: str, target: str, flags: int, options: str = "") -> None:
+    """A mount(2) whose errors name the target; what is no bind mount has the source's name for its type."""
+    try:
+        netns.call("mount", source.encode(), target.encode(), source.encode(), flags, options.encode())
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0), f"mount on {target}") from None

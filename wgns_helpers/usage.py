@@ -36,7 +36,7 @@ Removes the WireGuard interface NAME (default: wg) from the network namespace of
     "wgns": f"""usage: wgns status|check|dropin|exec|refresh …
 Looks at tunnels and at what is confined to them, and confines more; each has its own --help.
   wgns status [NAME]               what a tunnel is right now, or all of them
-  wgns check [NAME]                proves that this process is confined to the tunnel NAME
+  wgns check [NAME]                proves that a process is confined to the tunnel NAME
   wgns dropin NAME [--unit UNIT]   prints the drop-in that confines a unit
   wgns exec NAME COMMAND…          runs a command with the isolation of a confined service
   wgns refresh [NAME]              looks up again where peers are that do not answer
@@ -53,11 +53,12 @@ A peer without PersistentKeepalive and default route may be idle: that it is sta
 For all tunnels or NAME: where a peer has had no handshake for three minutes and its endpoint is a host name, looks that
 up and sets the endpoint to its address, or to the next one if it is at one of them. Changes nothing else.
 {_CODES}""",
-    "wgns check": f"""usage: wgns check [NAME] [--no-default] [--json]
+    "wgns check": f"""usage: wgns check [NAME] [--unit UNIT | --pid PID] [--json]
 Proves that this process is confined to the tunnel NAME (default: the one whose namespace it is in), one line for each
-point. By hand in the host's network namespace, as root, it looks into the namespace NAME instead.
-  --no-default   the tunnel need not have default routes
-  --json         the points as JSON
+point: yes, NO, or ? for what cannot be seen.
+  --unit UNIT   judge the main process of a unit instead; takes root
+  --pid PID     judge another process instead; takes root
+  --json        the points as JSON
 {_CODES}""",
     "wgns dropin": f"""usage: wgns dropin NAME [--unit UNIT] [--allow PATH]…
 Prints the drop-in that confines a unit to the tunnel NAME.
@@ -77,7 +78,7 @@ _OPTIONS = {
     | dict.fromkeys(SECONDS, True),
     "wg-down": {"--netns": True},
     "wgns status": {"--json": False},
-    "wgns check": {"--no-default": False, "--json": False},
+    "wgns check": {"--unit": True, "--pid": True, "--json": False},
     "wgns dropin": {"--unit": True, "--allow": True},
     "wgns exec": {"--user": True},
 }

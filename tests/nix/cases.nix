@@ -381,6 +381,9 @@ let
             serviceConfig.ExecStart = "/bin/web";
             serviceConfig.TemporaryFileSystem = "/var";
             serviceConfig.BindReadOnlyPaths = [ "/run/secrets" ];
+            serviceConfig.CapabilityBoundingSet = "CAP_NET_BIND_SERVICE";
+            serviceConfig.SystemCallFilter = "@system-service";
+            serviceConfig.RestrictAddressFamilies = "AF_INET";
           };
           backup = {
             wireguardTunnel = "part";
@@ -398,18 +401,28 @@ let
             After=wg@my-vpn.service
             BindsTo=wg@my-vpn.service
             [Service]
+            BindReadOnlyPaths=/run/secrets
             BindReadOnlyPaths=/etc/netns/my-vpn/nsswitch.conf:/etc/nsswitch.conf
             BindReadOnlyPaths=/etc/netns/my-vpn/resolv.conf:/etc/resolv.conf
             BindReadOnlyPaths=/run/netns/my-vpn
             BindReadOnlyPaths=-/run/current-system
             BindReadOnlyPaths=-/run/systemd/journal
             BindReadOnlyPaths=-/run/systemd/notify
-            BindReadOnlyPaths=/run/secrets
+            CapabilityBoundingSet=CAP_NET_BIND_SERVICE
+            CapabilityBoundingSet=~CAP_BPF CAP_DAC_READ_SEARCH CAP_MKNOD CAP_NET_ADMIN CAP_PERFMON CAP_SYS_ADMIN CAP_SYS_BOOT CAP_SYS_MODULE CAP_SYS_PTRACE CAP_SYS_RAWIO
+            ExecCondition=/usr/bin/env -i JOURNAL_STREAM=''${JOURNAL_STREAM} PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONNOUSERSITE=1 sh -c "${package}/bin/wgns check my-vpn || exit 255"
             ExecStart=/bin/web
-            ExecStartPre=${package}/bin/wgns check my-vpn
+            InaccessiblePaths=-/etc/wireguard
             NetworkNamespacePath=/run/netns/my-vpn
-            TemporaryFileSystem=/run
+            NoNewPrivileges=true
+            ProtectProc=ptraceable
+            RestrictAddressFamilies=AF_INET
+            RestrictAddressFamilies=~AF_VSOCK
+            SystemCallErrorNumber=EPERM
+            SystemCallFilter=@system-service
+            SystemCallFilter=~@keyring
             TemporaryFileSystem=/var
+            TemporaryFileSystem=/run
             [Install]
             WantedBy=multi-user.target
           '';
@@ -424,9 +437,16 @@ let
             BindReadOnlyPaths=-/run/current-system
             BindReadOnlyPaths=-/run/systemd/journal
             BindReadOnlyPaths=-/run/systemd/notify
+            CapabilityBoundingSet=~CAP_BPF CAP_DAC_READ_SEARCH CAP_MKNOD CAP_NET_ADMIN CAP_PERFMON CAP_SYS_ADMIN CAP_SYS_BOOT CAP_SYS_MODULE CAP_SYS_PTRACE CAP_SYS_RAWIO
+            ExecCondition=/usr/bin/env -i JOURNAL_STREAM=''${JOURNAL_STREAM} PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONNOUSERSITE=1 sh -c "${package}/bin/wgns check part || exit 255"
             ExecStart=/bin/backup
-            ExecStartPre=${package}/bin/wgns check --no-default part
+            InaccessiblePaths=-/etc/wireguard
             NetworkNamespacePath=/run/netns/part
+            NoNewPrivileges=true
+            ProtectProc=ptraceable
+            RestrictAddressFamilies=~AF_VSOCK
+            SystemCallErrorNumber=EPERM
+            SystemCallFilter=~@keyring
             TemporaryFileSystem=/run
           '';
         };

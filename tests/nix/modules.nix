@@ -41,6 +41,7 @@ let
       };
     mkIf = condition: content: tagged "if" { inherit condition content; };
     mkMerge = contents: tagged "merge" { inherit contents; };
+    mkAfter = content: tagged "order" { inherit content; };
     mkForce = content: tagged "override" {
       inherit content;
       priority = 50;
@@ -124,6 +125,8 @@ let
       lib.optionals definition.condition (discharge definition.content)
     else if is "override" definition then
       map (found: found // { inherit (definition) priority; }) (discharge definition.content)
+    else if is "order" definition then
+      map (found: found // { last = true; }) (discharge definition.content)
     else if is "value" definition then
       [ definition ]
     else
@@ -131,6 +134,7 @@ let
         (tagged "value" {
           content = definition;
           priority = 100;
+          last = false;
         })
       ];
 
@@ -140,7 +144,8 @@ let
       defined = concatMap discharge definitions;
       found = if defined == [ ] && option ? default then discharge option.default else defined;
       best = foldl' (best: v: if v.priority < best then v.priority else best) 9999 found;
-      values = map (v: v.content) (filter (v: v.priority == best) found);
+      taken = filter (v: v.priority == best) found;
+      values = map (v: v.content) (filter (v: !v.last) taken ++ filter (v: v.last) taken);
     in
     if found == [ ] then
       fail loc "is not defined"

@@ -72,6 +72,12 @@ def confine(unit: str, name: str) -> None:
     systemctl(*(["daemon-reload"] if "@." in unit else ["add-wants", f"wg@{name}.service", unit]))  # either reloads
 
 
+def settings() -> list[str]:
+    """What the drop-in sets in [Service], but for the check, for systemd-run(1)."""
+    lines = shell("wgns dropin demo").partition("[Service]\n")[2].splitlines()
+    return [f"--property={line}" for line in lines if not line.startswith("ExecCondition=")]
+
+
 def systemctl(*arguments: str, check: bool = True, seconds: float = 240) -> int:
     """Run systemctl; its exit status."""
     done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True, timeout=seconds, check=False)
@@ -145,7 +151,7 @@ def reaches_the_far_side_only(name: str = "demo", service: str = "reach") -> Non
 def leftovers() -> list[str]:
     """What of the programs' work is there, and of their units."""
     found = [f"/run/netns/{path.name}" for path in Path("/run/netns").iterdir() if path.name not in OUTSIDE]
-    found += [str(path) for path in Path("/etc/netns").glob("*")]
+    found += [str(path) for folder in ("/etc/netns", "/run/wgns") for path in Path(folder).glob("*")]
     found += shell("wg show interfaces").split()
     units = shell("systemctl list-units --all --plain --no-legend 'netns@*' 'wg@*' wg.service").splitlines()
     return found + [unit for unit in units if unit.split()[2] != "inactive"]

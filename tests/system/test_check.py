@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support import shell
-from tests.system.guest import UNITS, configure, systemctl
+from tests.system.guest import UNITS, configure, confine, cursor, journal, settings, state, systemctl, wait_for
 
 pytestmark = pytest.mark.usefixtures("since")
 
@@ -33,18 +34,12 @@ RESTRICTIONS = {
         "CapabilityBoundingSet=",
     ),
 }
-REMARKS = {"no sockets at all": "?   links", "hidden processes": "?   host"}
+REMARKS = {"hidden processes": "?   forwarding"}
 
 
-def settings() -> list[str]:
-    """What the drop-in sets in [Service], for systemd-run(1)."""
-    lines = shell("wgns dropin demo").partition("[Service]\n")[2].splitlines()
-    return [f"--property={line}" for line in lines if not line.startswith("ExecStartPre=")]
-
-
-def check(*properties: str) -> tuple[int, str]:
-    """The exit status of wgns check as an unprivileged service with these settings, and what it says."""
-    argv = ["systemd-run", "--quiet", "--wait", "--pipe", "--property=DynamicUser=yes", *properties]
+def check(*properties: str, user: tuple[str, ...] = ("--property=DynamicUser=yes",)) -> tuple[int, str]:
+    """The exit status of wgns check as a service with these settings, unprivileged by default, and what it says."""
+    argv = ["systemd-run", "--quiet", "--wait", "--pipe", *user, *properties]
     done = subprocess.run([*argv, "wgns", "check", "demo"], capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
@@ -54,15 +49,129 @@ def test_it_proves_under_the_restrictions_of_a_unit() -> None:
     configure()
     systemctl("start", "wg@demo.service")
     for name, restriction in RESTRICTIONS.items():
-        status, said = check(*settings(), *(f"--property={one}" for one in restriction))
+        status, said = check(*(f"--property={one}" for one in restriction), *settings())
         assert status == 0, said
-        assert [line[:8].strip() for line in said.splitlines() if line.startswith("?")] == [
-            remark[:8].strip() for case, remark in REMARKS.items() if case == name
-        ], said
-    status, said = check(*(one for one in settings() if "TemporaryFileSystem" not in one))
-    assert (status, "NO  sockets: /run/dbus/system_bus_socket" in said) == (1, True), said
-    status, said = check(*(one for one in settings() if "NetworkNamespacePath" not in one))
-    assert (status, "NO  host: this is the host's network namespace" in said) == (1, True), said
+        remarks = [line.partition(":")[0] for line in said.splitlines() if line.startswith("?")]
+        assert remarks == [remark for case, remark in REMARKS.items() if case == name], said
+
+
+WITHOUT = {
+    "TemporaryFileSystem": "NO  sockets: /run/dbus/system_bus_socket",
+    "NetworkNamespacePath": "NO  namespace: network namespace",
+    "CapabilityBoundingSet": "NO  capabilities: CAP_DAC_READ_SEARCH, CAP_NET_ADMIN",
+    "NoNewPrivileges": "NO  no_new_privs: set-id programs would run",
+    "SystemCallFilter": "NO  keyrings: ",
+    "ProtectProc": "NO  host: /proc/1/net shows the host's networks",
+    "BindReadOnlyPaths": "NO  resolv.conf: /etc/resolv.conf is not the one",
+}
+
+
+@pytest.mark.parametrize("setting", WITHOUT)
+def test_each_setting_of_the_drop_in_is_needed(setting: str) -> None:
+    """Without one of them the check says no, by name, to a service of root's that sets nothing itself."""
+    configure()
+    systemctl("start", "wg@demo.service")
+    status, said = check(*(one for one in settings() if setting not in one), user=())
+    assert (status, WITHOUT[setting] in said) == (1, True), said
+
+
+def test_it_judges_units() -> None:
+    """Root asks of a running unit from outside: yes of one that is confined, no of one that is not."""
+    configure()
+    confine("reach.service", "demo")
+    systemctl("start", "wg@demo.service")
+    wait_for(lambda: state("reach.service") == "active")
+    for arguments, status, words in (
+        ("check demo --unit reach", 0, "yes links: there is nothing but lo and the WireGuard link demo"),
+        ("check --unit reach.service", 0, "yes capabilities"),
+        ("check demo --unit host-web", 1, "NO  namespace"),
+        ("check demo --unit house", 1, "has no main process"),
+        ("check demo --unit nobody-knows", 69, "systemd knows no"),
+    ):
+        done = subprocess.run(["wgns", *arguments.split()], capture_output=True, text=True, check=False)
+        assert (done.returncode, words in done.stdout + done.stderr) == (status, True), (arguments, done)
+
+
+@pytest.mark.parametrize("how", ["", "systemd-run --quiet --scope", "systemd-run --quiet --wait --pipe"])
+def test_who_asks_in_the_host_hears_no(how: str) -> None:
+    """By hand, in a scope as cron(8) and a login have one, and as a service: none of these processes is confined."""
+    configure()
+    systemctl("start", "wg@demo.service")
+    done = subprocess.run([*how.split(), "wgns", "check", "demo"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "NO  host: this is the host's network namespace" in done.stdout) == (1, True), done
+
+
+FORGED = "import os, sys\nif 'check' in sys.argv: os.write(1, b'yes to all\\n'); os._exit(0)\n"
+
+
+@pytest.mark.parametrize("place", ["the environment", "the user's home", "the search path"])
+def test_a_forged_answer(place: str, since: str) -> None:
+    """What a unit's environment or its user's home has for Python is not for the check, which says no as it should."""
+    python = f"python3.{sys.version_info.minor}"
+    shell("useradd --create-home forger")
+    home = Path("/home/forger")
+    try:
+        library = home if place == "the environment" else home / f".local/lib/{python}/site-packages"
+        library.mkdir(parents=True, exist_ok=True)
+        for name in ("sitecustomize.py", "usercustomize.py"):
+            (library / name).write_text(FORGED)
+        (home / "wgns").write_text("#!/bin/sh\necho yes to all\n")
+        (home / "wgns").chmod(0o755)
+        shell("chown -R forger /home/forger")
+        environment = {"the environment": f"PYTHONPATH={home}", "the search path": f"PATH={home}:/usr/bin"}
+        configure()
+        confine("reach.service", "demo")
+        more = f"[Service]\nDynamicUser=no\nUser=forger\nEnvironment={environment.get(place, 'A=')}\n"
+        (UNITS / "reach.service.d/zz.conf").write_text(f"{more}TemporaryFileSystem=\n")
+        systemctl("start", "wg@demo.service")
+        assert systemctl("restart", "reach.service", check=False) != 0
+        wait_for(lambda: state("reach.service") == "failed")
+        said = journal(since, "reach")
+        assert "NO  sockets: " in said
+        assert "yes to all" not in said
+    finally:
+        (UNITS / "reach.service.d/zz.conf").unlink(missing_ok=True)
+        systemctl("stop", "reach.service")
+        shell("userdel --remove forger 2> /dev/null")
+
+
+def test_it_runs_first(since: str) -> None:
+    """Before the unit's own ExecStartPre=, which does not run where the check says no."""
+    configure()
+    confine("reach.service", "demo")
+    (UNITS / "reach.service.d/first.conf").write_text("[Service]\nExecStartPre=echo before\n")
+    try:
+        systemctl("start", "wg@demo.service")
+        wait_for(lambda: state("reach.service") == "active")
+        lines = journal(since, "reach").splitlines()
+        assert lines.index("before") > max(number for number, line in enumerate(lines) if line.startswith("yes "))
+        (UNITS / "reach.service.d/zz.conf").write_text("[Service]\nNoNewPrivileges=no\n")
+        systemctl("daemon-reload")
+        later = cursor()
+        assert systemctl("restart", "reach.service", check=False) != 0
+        assert "before" not in journal(later, "reach").splitlines()
+    finally:
+        for name in ("first", "zz"):
+            (UNITS / f"reach.service.d/{name}.conf").unlink(missing_ok=True)
+        systemctl("stop", "reach.service")
+
+
+def test_a_drop_in_that_is_made_again() -> None:
+    """A unit that is confined already gets the same text: what the drop-in resets is not taken for the unit's own."""
+    first = shell("wgns dropin demo --unit nginx")
+    assert first.endswith("PIDFile=\n")
+    confine("nginx.service", "demo")
+    assert shell("wgns dropin demo --unit nginx") == first
+
+
+def test_what_a_drop_in_cannot_hold_is_said() -> None:
+    """KillMode=, PAMName= and no User= each get a warning."""
+    (UNITS / "echo-left.service").write_text("[Service]\nExecStart=true\nKillMode=process\nPAMName=login\n")
+    systemctl("daemon-reload")
+    argv = ["wgns", "dropin", "demo", "--unit", "echo-left"]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True).stderr
+    assert [word for word in ("KillMode=process", "PAMName=login", "starts as root") if word not in said] == []
+    assert "warning" not in shell("wgns dropin demo --unit reach 2>&1")
 
 
 def test_units_that_it_looks_at() -> None:
@@ -91,5 +200,5 @@ def test_a_command_by_hand() -> None:
     said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     assert said.split() == ["65534", "far", "netns", "systemd", "nameserver", "10.64.0.1"]
     shell("rm /run/secret")
-    # A person is in a scope, not in a service
-    assert "yes links: demo is up" in shell("systemd-run --quiet --scope wgns check demo")
+    ping = shell("wgns exec demo --user nobody ping -c 1 -W 20 10.64.0.1")  # a user's, by ping_group_range
+    assert "1 received" in ping

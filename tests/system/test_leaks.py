@@ -6,6 +6,7 @@ import contextlib
 import json
 import random
 import socket
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,10 +17,10 @@ import pytest
 
 from tests.kernel import faults
 from tests.support import shell
-from tests.system import guest
+from tests.system import admin, guest
 from tests.system.capture import ENDPOINT, ENDPOINT_NAME, TUNNEL, Capture
 from tests.system.guest import state, systemctl, wait_for
-from tests.system.leak import MEMBER, RESOLVER, SOMEBODY, WAYS
+from tests.system.leak import MEMBER, RESOLVER, SOMEBODY, UPLINK, WAYS
 
 SERVICE = "leak@demo.service"
 RESOLV_CONF = Path("/etc/resolv.conf")
@@ -63,7 +64,8 @@ def probe_names() -> dict[str, Any]:
 
 def by_host(reached: dict[str, Any]) -> list[str]:
     """Of what was reached: the host's daemons, and the names that were not looked up by the tunnel's name server."""
-    return [way for way, what in reached.items() if way.startswith(("DNS", "socket")) and what != sorted(MEMBER)]
+    asked = ("DNS", "socket", "host")
+    return [way for way, what in reached.items() if way.startswith(asked) and what != sorted(MEMBER)]
 
 
 def outside(capture: Capture) -> tuple[Counter[str], dict[str, Any]]:
@@ -81,6 +83,7 @@ def outside(capture: Capture) -> tuple[Counter[str], dict[str, Any]]:
 def capture() -> Iterator[Capture]:
     """The capture, the name servers, a tunnel, and two services that probe, one of them confined to it."""
     RESOLV_CONF.write_text(NAME_SERVER)
+    shell("modprobe dns_resolver")  # as mounting cifs, or trying to, loads it
     configure()
     guest.confine(SERVICE, "demo")
     systemctl("start", "dns@internet", "dns@far", "leak@host")
@@ -111,8 +114,9 @@ def test_the_capture_sees_every_way_out(capture: Capture) -> None:
     """A service that is not confined gets out by each of the ways, but for those by daemons that do not run now."""
     left, reached = outside(capture)
     sockets = {"socket of nscd", "socket of resolved", "socket of D-Bus"}
-    assert set(left) == set(WAYS) - sockets - {"DNS stub", "DNS varlink"}
+    assert set(left) == set(WAYS) - sockets - {"DNS stub", "DNS varlink", "host's networks"}
     assert sockets & set(reached) == {"socket of D-Bus"}
+    assert {"DNS keyring", "host's networks"} < set(reached)
 
 
 def tunnel_up(_: Capture) -> None:
@@ -296,3 +300,56 @@ def test_nothing_leaves_but_the_tunnels_packets(
         record_property("leaks", (case.__doc__, len(reached), packets, left.total(), len(answered)))
     assert reached
     assert (left, answered) == (Counter(), [])
+
+
+def run_as_service(*arguments: str, drop_in: bool) -> subprocess.CompletedProcess[str]:
+    """Run a command as a service in the tunnel's namespace; with the drop-in's other settings, or without them."""
+    properties = guest.settings() if drop_in else ["--property=NetworkNamespacePath=/run/netns/demo"]
+    argv = ["systemd-run", "--quiet", "--wait", "--pipe", "--working-directory=/root/wgns-helpers", *properties]
+    return subprocess.run([*argv, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_net_admin_is_no_way_out(capture: Capture) -> None:
+    """With that capability an unprivileged service reaches the uplink and reads the key; a confined one does not."""
+    way, key = f"UDP {admin.TARGET} {admin.PORT}", guest.private_key(1)
+    attack = ["--property=DynamicUser=yes", "--property=AmbientCapabilities=CAP_NET_ADMIN", "--setenv=PYTHONPATH=."]
+    attack += ["--property=NoNewPrivileges=yes", "--property=ProtectHome=no"]
+    script = f"wg show demo private-key; python3 -m tests.system.admin {socket.if_nametoindex(UPLINK)}"
+    shell("chmod 755 /root")
+    try:
+        for drop_in in (False, True):
+            capture.taken()
+            done = run_as_service(*attack, "sh", "-c", script, drop_in=drop_in)
+            time.sleep(0.5)
+            gained = way in capture.taken(), key in done.stdout, done.returncode == 0
+            assert gained == ((False,) * 3 if drop_in else (True,) * 3), done.stderr
+            shell("ip -n demo link delete escape 2> /dev/null || :")
+    finally:
+        shell("chmod 700 /root")
+
+
+SEND_AWAY = f"""#!/usr/bin/python3
+import socket, sys
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"?", ("{SOMEBODY[0]}", int(sys.argv[1])))
+"""
+
+
+def test_nobody_else_runs_a_command_for_it(capture: Capture) -> None:
+    """By crontab(1) and at(1), which are set-id, a service has commands run in the host; a confined one does not."""
+    send = Path("/usr/local/bin/send-away")
+    send.write_text(SEND_AWAY)
+    send.chmod(0o755)
+    script = f"echo '* * * * * {send} 12' | crontab - && echo cron; echo {send} 14 | at now && echo at"
+    shell("useradd --create-home someone; systemctl start cron atd")
+    try:
+        for drop_in in (True, False):
+            capture.taken()
+            done = run_as_service("--property=User=someone", "sh", "-c", script, drop_in=drop_in)
+            time.sleep(3 if drop_in else 65)  # cron(8) looks every minute
+            left = {way for way in capture.taken() if way != TUNNEL}
+            assert (done.stdout.split(), left) == (
+                ([], set()) if drop_in else (["cron", "at"], {f"UDP {SOMEBODY[0]} 12", f"UDP {SOMEBODY[0]} 14"})
+            ), done.stderr
+    finally:
+        shell("systemctl stop cron atd; crontab -u someone -r; userdel --remove someone 2> /dev/null")
+        send.unlink()

@@ -186,6 +186,60 @@ def test_stopped_in_the_middle_of_a_start() -> None:
     assert "10.64.1.1/32" in shell("ip -n demo address show demo")
 
 
+def test_a_namespace_that_cannot_be_made_at_first() -> None:
+    """While the kernel makes no namespace, netns@ is tried again; then tunnel and service come up by themselves."""
+    configure()
+    confine("reach.service", "demo")
+    limit = Path("/proc/sys/user/max_net_namespaces")
+    former = limit.read_text()
+    limit.write_text("0")
+    try:
+        systemctl("start", "--no-block", "wg@demo.service")
+        wait_for(lambda: int(show("netns@demo.service")["NRestarts"]) >= 2)
+    finally:
+        limit.write_text(former)
+    wait_for(lambda: states() == ["active"] * 3)
+    guest.reaches_the_far_side_only()
+
+
+def test_an_ordinary_user_holds_nothing_up() -> None:
+    """Locks on all that a user can open hold up neither a reload nor a stop, after which no link is left anywhere."""
+    up()
+    argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c"]
+    users = subprocess.Popen(
+        [*argv, "for path in /run/netns /run/netns/* /run/wgns; do flock $path sleep 120 & done; wait"],
+        start_new_session=True,
+    )
+    left = subprocess.Popen(["ip", "netns", "exec", "demo", "sleep", "120"])
+    time.sleep(2)
+    try:
+        began = time.monotonic()
+        systemctl("reload", "wg@demo.service")
+        systemctl("stop", "netns@demo.service")
+        assert time.monotonic() - began < 30
+        assert (states(), failed(), guest.leftovers()) == (["inactive"] * 3, [], [])
+        assert "demo" not in Path(f"/proc/{left.pid}/net/dev").read_text()  # what is left over has no tunnel
+        systemctl("start", "wg@demo.service")
+        wait_for(lambda: states() == ["active"] * 3)
+    finally:
+        os.killpg(users.pid, 9)
+        left.kill()
+        left.wait()
+        users.wait()
+
+
+def test_what_a_router_hands_down_is_off() -> None:
+    """In a host that forwards and routes 127.0.0.1 the namespace does neither, so the service starts."""
+    shell("sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.route_localnet=1 net.ipv4.conf.default.route_localnet=1")
+    try:
+        up()
+        inside = "sysctl -n net.ipv4.ip_forward net.ipv4.conf.all.route_localnet net.ipv4.conf.demo.route_localnet"
+        assert shell(f"ip netns exec demo {inside}").split() == ["0"] * 3
+    finally:
+        names = "net.ipv4.ip_forward=0 net.ipv4.conf.all.route_localnet=0 net.ipv4.conf.default.route_localnet=0"
+        shell(f"sysctl -qw {names}")
+
+
 WRONG = {
     "PrivateMounts=true": "set PrivateMounts=false in the unit",
     "ProtectSystem=strict\nPrivateMounts=": "set PrivateMounts=false in the unit",
