@@ -125,10 +125,10 @@ rec {
         ExecCondition = "/usr/bin/env -i JOURNAL_STREAM=\${JOURNAL_STREAM} PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONNOUSERSITE=1 sh -c \"${bin}wgns check ${name} || exit 255\"";
 
         # What the kernel does for a caller outside of its namespaces: by request_key(2) it has names looked up in the host,
-        # and sockets of this family reach the hypervisor and other guests. EPERM, since a daemon may go on without.
+        # and sockets of these families reach the hypervisor, a modem or another namespace. EPERM: a daemon may go on.
         SystemCallFilter = "~@keyring";
         SystemCallErrorNumber = "EPERM";
-        RestrictAddressFamilies = "~AF_VSOCK";
+        RestrictAddressFamilies = "~AF_VSOCK AF_QIPCRTR AF_RDS";
 
         # What leads out without the help of another process (capabilities(7)): links of the host's namespace and the
         # tunnel's keys (NET_ADMIN), other namespaces (SYS_ADMIN), processes of the host (SYS_PTRACE, PERFMON, BPF), its
@@ -138,6 +138,13 @@ rec {
         # /proc/1/net shows the host's networks; "invisible" would go on showing it to the group of root.
         ProtectProc = "ptraceable";
         InaccessiblePaths = "-/etc/wireguard"; # the keys
+
+        # What root could use without any capability: programs that the kernel starts in the host (kernel.core_pattern,
+        # kernel.modprobe), another control group, which the tunnel does not stop, and disks and modems. DeviceAllow= of
+        # the unit gives it a device back.
+        ProtectKernelTunables = true;
+        ProtectControlGroups = true;
+        DevicePolicy = "closed";
       };
     };
 

@@ -22,7 +22,8 @@ else:
 _CLONE_NEWNS = 0x20000  # sched.h
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_SLAVE = 1, 2, 4, 8, 32, 1 << 19  # sys/mount.h
 _PR_CAPBSET_DROP, _CAPABILITY_VERSION_3 = 24, 0x20080522  # linux/prctl.h, linux/capability.h
-_AF_VSOCK, _TIOCSTI, _TIOCLINUX = 40, 0x5412, 0x541C  # sys/socket.h, asm-generic/ioctls.h
+_FAMILIES = (21, 40, 42)  # AF_RDS, AF_VSOCK, AF_QIPCRTR of sys/socket.h, which no namespace separates
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # asm-generic/ioctls.h
 _LOW = 0xFFFFFFFF  # what the kernel reads of these arguments
 
 # seccomp.h
@@ -116,7 +117,7 @@ def _restrict() -> None:
     abis = map(library.seccomp_arch_resolve_name, _ABIS.get(os.uname().machine, ()))
     calls += [library.seccomp_arch_add(context, abi) for abi in abis]
     rules: list[tuple[bytes, _Argument | None]] = [(call, None) for call in (b"add_key", b"keyctl", b"request_key")]
-    rules += [(b"socket", _Argument(0, _SCMP_CMP_MASKED_EQ, _LOW, _AF_VSOCK))]
+    rules += [(b"socket", _Argument(0, _SCMP_CMP_MASKED_EQ, _LOW, family)) for family in _FAMILIES]
     rules += [(b"ioctl", _Argument(1, _SCMP_CMP_MASKED_EQ, _LOW, number)) for number in (_TIOCSTI, _TIOCLINUX)]
     for name, argument in rules:
         number, count = library.seccomp_syscall_resolve_name(name), int(argument is not None)
@@ -200,6 +201,8 @@ def _hide(name: str) -> None:
             _mount("tmpfs", path, _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "mode=000")
     _mount("sysfs", "/sys", _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
     _mount("proc", "/proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "hidepid=4")  # ptraceable, also for the group of root
+    _mount("/proc/sys", "/proc/sys", netns.MS_BIND)  # by kernel.core_pattern root would have a program run in the host
+    _mount("none", "/proc/sys", netns.MS_BIND | _MS_REMOUNT | _MS_RDONLY)
 
 
 def _mount(source: str, target: str, flags: int, options: str = "") -> None:

@@ -290,7 +290,9 @@ def test_a_command_cannot_ask_the_kernel(confined: None) -> None:
     if os.uname().machine == "x86_64":
         x32 = str(0x40000000 + REQUEST_KEY["x86_64"])
         assert execute("python3", "-c", TRY_KEYRING, x32).stdout == "EPERM\n"
-        assert execute("python3", "-c", I386).stdout == "EPERM\n"
+        outside = subprocess.run(["python3", "-c", I386], capture_output=True, text=True, check=False)
+        if outside.stdout == "EFAULT\n":  # this kernel runs 32-bit programs
+            assert execute("python3", "-c", I386).stdout == "EPERM\n"
 
 
 # request_key(2) by int 0x80, the system calls of 32-bit programs, which answer with -errno
@@ -317,14 +319,15 @@ def test_a_command_gains_nothing(confined: None) -> None:
     try:
         for user in ("daemon", "root"):
             script = "/opt/set-id -u; grep -E 'NoNewPrivs|CapEff' /proc/self/status; ls /proc/1/net /etc/wireguard/*; "
-            script += "ls /sys/class/net"
+            script += "ls /sys/class/net; : > /proc/sys/kernel/core_pattern"
             done = execute("--user", user, "sh", "-c", script)
             uid, capabilities, sealed, *links = done.stdout.split("\n")
             assert uid == ("1" if user == "daemon" else "0")
             assert sealed.split() == ["NoNewPrivs:", "1"]
             assert [bit for bit in LEADING_OUT if int(capabilities.split()[1], 16) >> bit & 1] == []
             assert sorted(filter(None, links)) == sorted(shell("ip netns exec demo ls /sys/class/net").split())
-            assert done.stderr.count("No such file") + done.stderr.count("ermission denied") == 2, done.stderr
+            refused = ("No such file", "ermission denied", "Read-only file system")
+            assert sum(map(done.stderr.count, refused)) == 3, done.stderr
     finally:
         shell("rm -f /opt/set-id")
 
