@@ -7,7 +7,10 @@ import os
 from .check import SOCKETS
 from .errors import Failure, MissingError, UsageError, shown, warn
 
-_SEEN = "Type,LoadState,User,DynamicUser,PAMName,KillMode,FragmentPath,DropInPaths,MainPID"
+_COMMANDS = ("Condition", "StartPre", "Start", "StartPost", "Reload", "Stop", "StopPost")
+_SEEN = "Type,LoadState,User,DynamicUser,PAMName,KillMode,FragmentPath,DropInPaths,MainPID," + ",".join(
+    f"Exec{name}Ex" for name in _COMMANDS
+)
 
 
 def text(name: str, kind: str = "service") -> str:
@@ -68,6 +71,9 @@ def _warn(unit: str, known: dict[str, str]) -> None:
         warn(f"{unit}: {left}", "a drop-in with KillMode=control-group")
     if known.get("PAMName"):
         warn(f"{unit}: PAMName={known['PAMName']} lets processes of its session go on when the tunnel stops")
+    privileged = [f"Exec{name}=" for name in _COMMANDS if "flags=privileged" in known.get(f"Exec{name}Ex", "")]
+    if privileged:
+        warn(f"{unit}: + in {', '.join(privileged)} runs commands with all privileges, by which they can leave")
     if known.get("DynamicUser") != "yes" and known.get("User", "") in ("", "root", "0"):
         warn(
             f"{unit} starts as root, which can change files that the host acts on and control processes of users",

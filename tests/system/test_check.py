@@ -165,12 +165,17 @@ def test_a_drop_in_that_is_made_again() -> None:
 
 
 def test_what_a_drop_in_cannot_hold_is_said() -> None:
-    """KillMode=, PAMName= and no User= each get a warning."""
-    (UNITS / "echo-left.service").write_text("[Service]\nExecStart=true\nKillMode=process\nPAMName=login\n")
+    """KillMode=, PAMName=, a command with + and no User= each get a warning."""
+    settings = "KillMode=process\nPAMName=login\nExecStartPre=+true\n"
+    (UNITS / "echo-left.service").write_text(f"[Service]\nExecStart=true\n{settings}")
     systemctl("daemon-reload")
     argv = ["wgns", "dropin", "demo", "--unit", "echo-left"]
     said = subprocess.run(argv, capture_output=True, text=True, check=True).stderr
-    assert [word for word in ("KillMode=process", "PAMName=login", "starts as root") if word not in said] == []
+    assert [
+        word
+        for word in ("KillMode=process", "PAMName=login", "+ in ExecStartPre= runs", "starts as root")
+        if word not in said
+    ] == []
     assert "warning" not in shell("wgns dropin demo --unit reach 2>&1")
 
 
