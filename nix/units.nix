@@ -120,9 +120,10 @@ rec {
           "-/run/systemd/journal"
           "-/run/systemd/notify"
         ];
-        # Before the unit's own ExecStartPre=; 255 makes it a failure and not a skipped start. What the unit sets in the
-        # environment, and what its user keeps at home, is not for the check's Python.
-        ExecCondition = "/usr/bin/env -i JOURNAL_STREAM=\${JOURNAL_STREAM} PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONNOUSERSITE=1 sh -c \"${bin}wgns check ${name} || exit 255\"";
+        # What the unit sets in the environment, and what its user keeps at home, is not for the check's Python. Not
+        # ExecCondition=, which would run first: where systemd cannot set that up (225/NETWORK), the start is skipped
+        # without being a failure.
+        ExecStartPre = "/usr/bin/env -i JOURNAL_STREAM=\${JOURNAL_STREAM} PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONNOUSERSITE=1 ${bin}wgns check ${name}";
 
         # What the kernel does for a caller outside of its namespaces: by request_key(2) it has names looked up in the host,
         # and sockets of these families reach the hypervisor, a modem or another namespace. EPERM: a daemon may go on.

@@ -66,7 +66,9 @@ def points(name: str, process: str = "self") -> list[Point]:
         status = dict(line.partition(":")[::2] for line in _lines(f"/proc/{process}/status"))
         if not status:
             raise MissingError(f"there is no process {process}")
-        first = [_namespace(name, process), _host(process, status), *_privileges(status), _keyrings(status, process)]
+        namespace = _namespace(name, process)
+        host = _host(process, status, inside=bool(namespace[1]))
+        first = [namespace, host, *_privileges(status), _keyrings(status, process)]
         if process != "self":
             root = os.open(f"/proc/{process}/root", os.O_RDONLY)
             netns.enter(os.open(f"/proc/{process}/ns/net", os.O_RDONLY))
@@ -93,7 +95,7 @@ def _namespace(name: str, process: str) -> Point:
     return "namespace", True, f"the network namespace is {path}"
 
 
-def _host(process: str, status: dict[str, str]) -> Point:
+def _host(process: str, status: dict[str, str], *, inside: bool) -> Point:
     """By /proc/1: the network namespace of PID 1, which the process is not in and does not see.
 
     /proc/PID/net/dev has an inode number of its own in each namespace. Root sees it whatever a process may see, so of
@@ -101,11 +103,10 @@ def _host(process: str, status: dict[str, str]) -> Point:
     """
     try:
         host, own = (os.stat(f"/proc/{number}/net/dev").st_ino for number in (1, process))
-        alone = process == "self" and os.readlink("/proc/self") == "1"  # PrivatePIDs=
     except OSError:
         return "host", True, "the host's processes, and by them its networks, are hidden"
-    if alone:
-        return "host", None, "this process is PID 1 itself, and sees no other"
+    if host == own and inside:  # to which the host's own namespace never belongs (netns-up)
+        return "host", None, "PID 1 here is inside, too: it is not the host's (PrivatePIDs=, a container)"
     if host == own:
         return "host", False, "this is the host's network namespace"
     if process != "self":

@@ -9,7 +9,7 @@ from contextlib import suppress
 from struct import pack
 
 from . import check, dropin, netns
-from .errors import Failure, PermissionRefusedError, UsageError, shown, system_error, warn
+from .errors import Failure, MissingError, PermissionRefusedError, UsageError, shown, system_error, warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -171,38 +171,49 @@ def _account(user: str) -> pwd.struct_passwd | None:
 
 def _hide(name: str) -> None:
     """Give this process mounts of its own, as the drop-in has them: another /run, /proc and /sys, and files in /etc."""
+    settings = [line.partition("=")[::2] for line in dropin.text(name).splitlines()]
     netns.call("unshare", _CLONE_NEWNS)
     netns.call("mount", b"none", b"/", None, netns.MS_REC | _MS_SLAVE, None)
-    settings = [line.partition("=")[::2] for line in dropin.text(name).splitlines()]
-    sources = {}
-    for bind in [value for key, value in settings if key == "BindReadOnlyPaths"]:
-        source, _, target = bind.removeprefix("-").partition(":")
-        try:
-            sources[target or source] = os.open(source, os.O_PATH)
-        except FileNotFoundError:
-            if not bind.startswith("-"):
-                raise
-    targets = {os.path.realpath(target): descriptor for target, descriptor in sources.items()}
+    sources = _sources([value for key, value in settings if key == "BindReadOnlyPaths"])
     _mount("tmpfs", "/run", _MS_NOSUID | _MS_NODEV, "mode=755")
     umask = os.umask(0o022)  # the command's user has to get there
-    for target, descriptor in targets.items():
+    for target, descriptor in sources.items():
         if target.startswith("/run/"):
             os.makedirs(os.path.dirname(target), exist_ok=True)
             if stat.S_ISDIR(os.fstat(descriptor).st_mode):
                 os.mkdir(target)
             else:
                 os.close(os.open(target, os.O_CREAT | os.O_EXCL, 0o644))
-        if os.path.exists(target) or "nsswitch" not in target:  # a C library that has none needs none
+        if os.path.exists(target):  # a C library without nsswitch.conf needs none
             _mount(f"/proc/self/fd/{descriptor}", target, netns.MS_BIND | netns.MS_REC)
             _mount("none", target, netns.MS_BIND | _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID)
     os.umask(umask)
+    sealed = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
     for path in [value.removeprefix("-") for key, value in settings if key == "InaccessiblePaths"]:
         if os.path.isdir(path):
-            _mount("tmpfs", path, _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "mode=000")
-    _mount("sysfs", "/sys", _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
-    _mount("proc", "/proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "hidepid=4")  # ptraceable, also for the group of root
+            _mount("tmpfs", path, _MS_RDONLY | sealed, "mode=000")
+    _mount("sysfs", "/sys", _MS_RDONLY | sealed)
+    _mount("proc", "/proc", sealed, "hidepid=4")  # ptraceable, also for the group of root
     _mount("/proc/sys", "/proc/sys", netns.MS_BIND)  # by kernel.core_pattern root would have a program run in the host
     _mount("none", "/proc/sys", netns.MS_BIND | _MS_REMOUNT | _MS_RDONLY)
+
+
+def _sources(binds: list[str]) -> dict[str, int]:
+    """Open what is to be mounted, by the place where, before a new /run hides it."""
+    found = {}
+    for bind in binds:
+        source, _, target = bind.removeprefix("-").partition(":")
+        try:
+            found[os.path.realpath(target or source)] = os.open(source, os.O_PATH)
+        except FileNotFoundError:
+            if not bind.startswith("-"):
+                raise
+    resolv_conf = os.path.realpath("/etc/resolv.conf")
+    if not os.path.exists(resolv_conf) and not resolv_conf.startswith("/run/"):
+        raise MissingError(
+            "/etc/resolv.conf does not exist, so the tunnel's cannot be mounted there", "touch /etc/resolv.conf"
+        )
+    return found
 
 
 def _mount(source: str, target: str, flags: int, options: str = "") -> None:

@@ -411,8 +411,8 @@ let
             CapabilityBoundingSet=CAP_NET_BIND_SERVICE
             CapabilityBoundingSet=~CAP_BPF CAP_DAC_READ_SEARCH CAP_MKNOD CAP_NET_ADMIN CAP_PERFMON CAP_SYS_ADMIN CAP_SYS_BOOT CAP_SYS_MODULE CAP_SYS_PTRACE CAP_SYS_RAWIO
             DevicePolicy=closed
-            ExecCondition=/usr/bin/env -i JOURNAL_STREAM=''${JOURNAL_STREAM} PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONNOUSERSITE=1 sh -c "${package}/bin/wgns check my-vpn || exit 255"
             ExecStart=/bin/web
+            ExecStartPre=/usr/bin/env -i JOURNAL_STREAM=''${JOURNAL_STREAM} PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONNOUSERSITE=1 ${package}/bin/wgns check my-vpn
             InaccessiblePaths=-/etc/wireguard
             NetworkNamespacePath=/run/netns/my-vpn
             NoNewPrivileges=true
@@ -442,8 +442,8 @@ let
             BindReadOnlyPaths=-/run/systemd/notify
             CapabilityBoundingSet=~CAP_BPF CAP_DAC_READ_SEARCH CAP_MKNOD CAP_NET_ADMIN CAP_PERFMON CAP_SYS_ADMIN CAP_SYS_BOOT CAP_SYS_MODULE CAP_SYS_PTRACE CAP_SYS_RAWIO
             DevicePolicy=closed
-            ExecCondition=/usr/bin/env -i JOURNAL_STREAM=''${JOURNAL_STREAM} PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONNOUSERSITE=1 sh -c "${package}/bin/wgns check part || exit 255"
             ExecStart=/bin/backup
+            ExecStartPre=/usr/bin/env -i JOURNAL_STREAM=''${JOURNAL_STREAM} PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONNOUSERSITE=1 ${package}/bin/wgns check part
             InaccessiblePaths=-/etc/wireguard
             NetworkNamespacePath=/run/netns/part
             NoNewPrivileges=true

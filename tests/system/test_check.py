@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import shell
-from tests.system.guest import UNITS, configure, confine, cursor, journal, settings, state, systemctl, wait_for
+from tests.system import guest
+from tests.system.guest import UNITS, configure, confine, journal, settings, state, systemctl, wait_for
 
 pytestmark = pytest.mark.usefixtures("since")
 
@@ -135,25 +136,34 @@ def test_a_forged_answer(place: str, since: str) -> None:
         shell("userdel --remove forger 2> /dev/null")
 
 
-def test_it_runs_first(since: str) -> None:
-    """Before the unit's own ExecStartPre=, which does not run where the check says no."""
+def test_a_failure_is_no_skipped_start(since: str) -> None:
+    """Where systemd cannot set up even the check (225/NETWORK), and where that says no, the unit has failed."""
     configure()
     confine("reach.service", "demo")
-    (UNITS / "reach.service.d/first.conf").write_text("[Service]\nExecStartPre=echo before\n")
+    systemctl("start", "wg@demo.service")
+    wait_for(lambda: state("reach.service") == "active")
+    for damage, words in (
+        ("ip -n demo link add later type dummy", "NO  links: besides lo and demo there is later"),
+        ("umount /run/netns/demo", "status=225/NETWORK"),
+    ):
+        shell(damage)
+        assert systemctl("restart", "reach.service", check=False) != 0
+        assert state("reach.service") == "failed"
+        assert words in journal(since, "reach")
+
+
+@pytest.mark.parametrize("setting", ["PrivatePIDs=yes", "PrivateUsers=yes", "PrivateIPC=yes"])
+def test_a_unit_with_further_namespaces(setting: str) -> None:
+    """A unit that is PID 1 of its own PID namespace, or has other namespaces of its own, starts confined."""
+    configure()
+    confine("reach.service", "demo")
+    (UNITS / "reach.service.d/zz.conf").write_text(f"[Service]\n{setting}\n")
     try:
         systemctl("start", "wg@demo.service")
         wait_for(lambda: state("reach.service") == "active")
-        lines = journal(since, "reach").splitlines()
-        assert lines.index("before") > max(number for number, line in enumerate(lines) if line.startswith("yes "))
-        (UNITS / "reach.service.d/zz.conf").write_text("[Service]\nTemporaryFileSystem=\n")
-        systemctl("daemon-reload")
-        later = cursor()
-        assert systemctl("restart", "reach.service", check=False) != 0
-        assert "before" not in journal(later, "reach").splitlines()
+        guest.reaches_the_far_side_only()
     finally:
-        for name in ("first", "zz"):
-            (UNITS / f"reach.service.d/{name}.conf").unlink(missing_ok=True)
-        systemctl("stop", "reach.service")
+        (UNITS / "reach.service.d/zz.conf").unlink()
 
 
 def test_a_drop_in_that_is_made_again() -> None:

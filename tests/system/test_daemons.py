@@ -99,7 +99,7 @@ def test_names_are_resolved_by_the_tunnels_name_server(daemons: None) -> None:
 def test_each_has_been_checked(daemons: None) -> None:
     """Before its start, `wgns check` has found each of them confined."""
     for daemon in DAEMONS:
-        shown = shell(f"systemctl show {daemon} -p ExecCondition")
+        shown = shell(f"systemctl show {daemon} -p ExecStartPre")
         assert "wgns check" in shown
         assert "code=exited ; status=0" in next(line for line in shown.splitlines() if "wgns check" in line)
 
