@@ -66,9 +66,9 @@ def drop_in(unit: str, text: str, *, reload: bool = True) -> None:
         systemctl("daemon-reload")
 
 
-def confine(unit: str, name: str) -> None:
-    """Confine a unit as the README says: with the drop-in that wgns prints, and wanted by the tunnel."""
-    drop_in(unit, shell(f"wgns dropin {name} --unit {unit}"), reload=False)
+def confine(unit: str, name: str, *options: str) -> None:
+    """Confine a unit as the README says: with the drop-in that wgns prints, and started by the tunnel."""
+    drop_in(unit, shell(f"wgns dropin {name} --unit {unit} {' '.join(options)}"), reload=False)
     systemctl(*(["daemon-reload"] if "@." in unit else ["add-wants", f"wg@{name}.service", unit]))  # either reloads
 
 
