@@ -8,9 +8,10 @@
 let
   inherit (builtins)
     attrNames
+    attrValues
     elem
     match
-    removeAttrs
+    toJSON
     ;
   inherit (lib)
     concatMapStringsSep
@@ -24,10 +25,6 @@ let
     ;
 
   cfg = config.my.wireguard;
-  units = import ./units.nix {
-    bin = "${cfg.package}/bin/";
-    lib = "${config.systemd.package}/lib/systemd/";
-  };
 
   # my.wireguard itself is the tunnel wg, the others are instances.
   tunnels = filterAttrs (_: tunnel: tunnel.enable) (cfg.tunnels // { wg = cfg; });
@@ -137,81 +134,93 @@ let
       ++ line "PersistentKeepalive" tunnel.persistentKeepalive
     );
 
-  # Each instance has a unit file of its own: switch-to-configuration does not find the template of an instance that has
-  # a dot or an @ in its name, and would not reload it.
-  tunnelUnit =
-    name: tunnel:
+  # A package with the file `path` for systemd: `source`, with the tunnel's name and the paths of programs in it.
+  systemdFile =
+    tunnel: path: source: more:
     let
-      unit = if name == "wg" then units.services.wg else units.services."wg@";
-    in
-    nameValuePair (unitOf name) (
-      unit
-      // {
-        wants = unit.wants ++ startedWith name;
-        # Together: whatever changes, the package too, reloads the tunnel. A restart would stop all that is bound to it.
-        reloadIfChanged = true;
-        serviceConfig =
-          unit.serviceConfig
-          // (
-            if tunnel.waitHandshake == null then
-              { }
-            else
-              { Environment = "\"WG_UP_OPTIONS=--resolve-timeout=30 --wait-handshake=${toString tunnel.waitHandshake}\""; }
-          );
-        restartTriggers = [ (if tunnel.configFile != null then tunnel.configFile else configuration tunnel) ];
-      }
-    );
-
-  # What is to run at all comes up with the tunnel, also after a first start that failed; what a timer or a socket is to
-  # start does not. (A service's wantedBy could not depend on what else is in it, so this is not done there.)
-  startedWith =
-    tunnel:
-    map (name: "${name}.service") (
-      attrNames (
-        filterAttrs (
-          _: service:
-          service.wireguardTunnel == tunnel && service.wantedBy ++ service.requiredBy ++ service.upheldBy != [ ]
-        ) config.systemd.services
-      )
-    );
-
-  # Settings are lists behind those of the unit itself: what takes something away, with ~, has to come last.
-  confined =
-    section: make: tunnel:
-    let
-      data = make {
-        name = tunnel;
-        unit = "${unitOf tunnel}.service";
+      values = more // {
+        NAME = tunnel;
+        "wg@NAME" = unitOf tunnel;
+        "=wg-" = "=${cfg.package}/bin/wg-";
+        "wgns check NAME" = "${cfg.package}/bin/wgns check ${tunnel}";
+        "/usr/lib/systemd" = "${config.systemd.package}/lib/systemd";
       };
     in
-    data // { ${section} = builtins.mapAttrs (_: value: lib.mkAfter (toList value)) data.${section}; };
-
-  wireguardTunnel =
-    settings:
-    mkOption (
-      {
-        type = types.nullOr types.str;
-        default = null;
-        example = "wg";
-      }
-      // settings
+    pkgs.writeTextDir "lib/systemd/system/${path}" (
+      builtins.replaceStrings (attrNames values) (attrValues values) (builtins.readFile source)
     );
 
-  # Units for what is published, by a function of one's name and data
-  published =
-    make: name: tunnel:
-    lib.mapAttrs' (
+  # systemd reads wireguard.conf after NixOS's overrides.conf: what takes something away, with ~, has to come last.
+  dropIns =
+    kind:
+    each (
+      name:
+      { wireguardTunnel, ... }:
+      optional (wireguardTunnel != null) (
+        systemdFile wireguardTunnel "${name}.${kind}.d/wireguard.conf" (../wgns_helpers + "/confined-${kind}.conf") { }
+      )
+    ) config.systemd."${kind}s";
+
+  # The addresses where a published port is reached, by the port, and the names of the units for it
+  ports = tunnel: builtins.groupBy (listen: toString tunnel.publish.${listen}) (attrNames tunnel.publish);
+  publisher = name: port: kind: "wgns-publish-${name}-${port}.${kind}";
+  publishing =
+    name: tunnel:
+    each (
       port: listen:
-      nameValuePair "wgns-publish-${name}-${port}" (
-        units.published {
-          inherit name listen;
-          unit = "${unitOf name}.service";
-          inherit port;
-        }
-      ).${make}
-    ) (builtins.groupBy (listen: toString tunnel.publish.${listen}) (attrNames tunnel.publish));
-  allPublished =
-    make: builtins.foldl' (all: name: all // published make name tunnels.${name}) { } (attrNames tunnels);
+      let
+        file =
+          kind:
+          systemdFile name (publisher name port kind) (../systemd/examples + "/publish.${kind}") {
+            "9091" = port;
+            "ListenStream=127.0.0.1:9091" = concatMapStringsSep "\n" (address: "ListenStream=${address}") listen;
+          };
+      in
+      [
+        (file "service")
+        (file "socket")
+      ]
+    ) (ports tunnel);
+
+  # switch-to-configuration does not find the template of an instance that has a dot or an @ in its name, and would not
+  # reload the tunnel: such an instance gets a file of its own.
+  untraced =
+    name: _:
+    optional (match ".*[.@].*" name != null) (
+      systemdFile name "wg@${name}.service" (../systemd + "/wg@.service") { }
+    );
+
+  tunnelUnit =
+    name: tunnel:
+    nameValuePair (unitOf name) {
+      overrideStrategy = "asDropin";
+      wants = startedWith name ++ map (port: publisher name port "socket") (attrNames (ports tunnel));
+      wantedBy = [ "multi-user.target" ];
+      # Together: whatever changes, the package too, reloads the tunnel. A restart would stop all that is bound to it.
+      reloadIfChanged = true;
+      restartTriggers = [ (if tunnel.configFile != null then tunnel.configFile else configuration tunnel) ];
+      serviceConfig = mkIf (tunnel.waitHandshake != null) {
+        Environment = "\"WG_UP_OPTIONS=--resolve-timeout=30 --wait-handshake=${toString tunnel.waitHandshake}\"";
+      };
+    };
+
+  # The tunnel wants each of its services that something else wants or requires, so they also start after a first start of
+  # the tunnel that failed. It leaves what a timer or a socket starts to those.
+  startedWith =
+    tunnel:
+    each (
+      name: service:
+      optional (
+        service.wireguardTunnel == tunnel && service.wantedBy ++ service.requiredBy ++ service.upheldBy != [ ]
+      ) "${name}.service"
+    ) config.systemd.services
+    ++ each (name: socket: optional (socket.wireguardTunnel == tunnel) "${name}.socket") config.systemd.sockets;
+
+  wireguardTunnel = {
+    type = types.nullOr types.str;
+    default = null;
+    example = "wg";
+  };
 
   # ---- What cannot be
 
@@ -284,40 +293,42 @@ let
         ))
       ];
 
-  confinedAssertions = place: tunnel: settings: [
-    (unless ''
-      ${place}: wireguardTunnel = "${tunnel}" is none of the tunnels that are enabled: ${
-        concatMapStringsSep ", " builtins.toJSON (attrNames tunnels)
-      }.
-      my.wireguard.enable enables "wg", my.wireguard.tunnels has the others'' (tunnels ? ${tunnel}))
-    (unless "${place}: NetworkNamespacePath is set by wireguardTunnel; leave out one of the two" (
-      settings.NetworkNamespacePath or null == [ "/run/netns/${tunnel}" ]
-    ))
-  ];
+  confinedAssertions =
+    place: unit: settings:
+    let
+      clashing =
+        optional (settings ? NetworkNamespacePath) "NetworkNamespacePath"
+        ++ optional (isOn settings.PrivateNetwork or false) "PrivateNetwork"
+        ++ optional (unit.unitConfig ? JoinsNamespaceOf) "JoinsNamespaceOf";
+    in
+    [
+      (unless ''
+        ${place}: wireguardTunnel = "${unit.wireguardTunnel}" is none of the tunnels that are enabled: ${
+          concatMapStringsSep ", " toJSON (attrNames tunnels)
+        }.
+        my.wireguard.enable enables "wg", my.wireguard.tunnels has the others'' (tunnels ? ${unit.wireguardTunnel}))
+      (unless ''
+        ${place}: wireguardTunnel sets the network namespace, and so does: ${toString clashing}.
+        Leave that out; where another module sets PrivateNetwork, use lib.mkForce false'' (clashing == [ ]))
+    ];
 
   serviceAssertions =
     name: service:
     let
       place = "systemd.services.\"${name}\"";
       settings = service.serviceConfig;
-      tooEarly = lib.intersectLists service.before units.services.wg.after;
     in
     lib.optionals (service.wireguardTunnel != null) (
-      confinedAssertions place service.wireguardTunnel settings
+      confinedAssertions place service settings
       ++ [
-        (unless ''
-          ${place}: wireguardTunnel makes systemd ignore PrivateNetwork and JoinsNamespaceOf.
-          Leave them out; what another module sets, lib.mkForce false turns off''
-          (!(service.unitConfig ? JoinsNamespaceOf || isOn settings.PrivateNetwork or false))
-        )
         (unless ''
           ${place}: a service on the system bus answers the host, and has no bus when it is confined (it is in /run).
           Leave out wireguardTunnel, or Type = "dbus" and BusName''
           (!(settings.Type or "" == "dbus" || settings ? BusName))
         )
         (unless ''
-          ${place}: it is ordered before ${toString tooEarly}, which its tunnel waits for.
-          Leave out wireguardTunnel, or set before = lib.mkForce [ ]'' (tooEarly == [ ]))
+          ${place}: it is ordered before network-online.target, which its tunnel waits for.
+          Leave out wireguardTunnel, or set before = lib.mkForce [ ]'' (!(elem "network-online.target" service.before)))
       ]
     );
 
@@ -325,21 +336,23 @@ let
     name: socket:
     let
       place = "systemd.sockets.\"${name}\"";
-      settings = socket.socketConfig;
-      started = lib.removeSuffix ".service" (
-        settings.Service or (if isOn settings.Accept or false then "${name}@" else name)
-      );
-      tunnel = tunnelOfService started;
-      shown = builtins.toJSON;
+      started = startedBy name socket.socketConfig;
+      tunnel = tunnelOf started;
     in
     [
       (unless ''
-        ${place}: wireguardTunnel = ${shown socket.wireguardTunnel}, but starts ${started}.service, which has ${shown tunnel}.
+        ${place}: wireguardTunnel = ${toJSON socket.wireguardTunnel}, but starts ${started}.service, which has ${toJSON tunnel}.
         Set both to the same'' (tunnel == socket.wireguardTunnel))
     ]
-    ++ lib.optionals (socket.wireguardTunnel != null) (confinedAssertions place socket.wireguardTunnel settings);
+    ++ lib.optionals (socket.wireguardTunnel != null) (confinedAssertions place socket socket.socketConfig);
 
-  tunnelOfService = name: (config.systemd.services.${name} or { wireguardTunnel = null; }).wireguardTunnel;
+  # The service that a socket starts, without its suffix, and the tunnel of a service
+  startedBy =
+    name: settings:
+    lib.removeSuffix ".service" (
+      settings.Service or (if isOn settings.Accept or false then "${name}@" else name)
+    );
+  tunnelOf = service: (config.systemd.services.${service} or { wireguardTunnel = null; }).wireguardTunnel;
 in
 {
   options.my.wireguard = tunnelOptions // {
@@ -369,21 +382,15 @@ in
 
   options.systemd.services = mkOption {
     type = types.attrsOf (
-      types.submodule (
-        { config, ... }:
-        {
-          options.wireguardTunnel = wireguardTunnel {
-            description = ''
-              The tunnel that this service is confined to: it runs in the tunnel's network namespace, and stops with it.
-              Of /run it sees its own directories, the sockets of the journal and for notifications, and
-              /run/current-system; more by `serviceConfig.BindReadOnlyPaths`.
-            '';
-          };
-          config = mkIf (config.wireguardTunnel != null) (
-            removeAttrs (confined "serviceConfig" units.confined config.wireguardTunnel) [ "wantedBy" ]
-          );
-        }
-      )
+      types.submodule {
+        options.wireguardTunnel = mkOption (wireguardTunnel // {
+          description = ''
+            The tunnel that this service is confined to: it runs in the tunnel's network namespace, and stops with it.
+            Of /run it sees its own directories, the sockets of the journal and for notifications, and
+            /run/current-system; more by `serviceConfig.BindReadOnlyPaths`.
+          '';
+        });
+      }
     );
   };
 
@@ -392,23 +399,11 @@ in
       types.submodule (
         { config, name, ... }:
         {
-          options.wireguardTunnel = wireguardTunnel {
-            # By name: what socketConfig says cannot be asked here, since it depends on this.
-            default =
-              let
-                own = tunnelOfService name;
-              in
-              if own == null then tunnelOfService "${name}@" else own;
-            defaultText = lib.literalMD "that of the service of the same name";
+          options.wireguardTunnel = mkOption (wireguardTunnel // {
+            default = tunnelOf (startedBy name config.socketConfig);
+            defaultText = lib.literalMD "that of the service that the socket starts";
             description = "The tunnel in whose network namespace this socket listens, and with which it stops.";
-          };
-          config = mkIf (config.wireguardTunnel != null) (
-            let
-              socket = confined "socketConfig" units.confinedSocket config.wireguardTunnel;
-            in
-            # Forced: sockets.target would wait for the tunnel, which waits for sockets.target.
-            socket // { wantedBy = lib.mkForce socket.wantedBy; }
-          );
+          });
         }
       )
     );
@@ -416,16 +411,14 @@ in
 
   config = lib.mkMerge [
     (mkIf (tunnels != { }) {
+      systemd.packages = [ cfg.package ] ++ each untraced tunnels ++ each publishing tunnels;
       systemd.services = lib.mapAttrs' tunnelUnit tunnels // {
         # Started again it would be another namespace, and all that is in this one would be stopped.
-        "netns@" = units.services."netns@" // {
+        "netns@" = {
+          overrideStrategy = "asDropin";
           restartIfChanged = false;
         };
-        inherit (units.services) wgns-refresh;
-      }
-      // allPublished "service";
-      systemd.sockets = allPublished "socket";
-      systemd.timers = { inherit (units.timers) wgns-refresh; };
+      };
       environment.etc = lib.mapAttrs' (
         name: tunnel:
         nameValuePair "wireguard/${name}.conf" (
@@ -435,6 +428,7 @@ in
       environment.systemPackages = [ cfg.package ];
     })
     {
+      systemd.packages = dropIns "service" ++ dropIns "socket";
       assertions =
         map nameAssertion (attrNames cfg.tunnels)
         ++ each tunnelAssertions tunnels

@@ -1,7 +1,9 @@
-# The four programs, and the library that nixpkgs lacks
+# The programs, their units, and the library that nixpkgs lacks
 {
   lib,
+  libseccomp,
   python3Packages,
+  systemd,
 }:
 python3Packages.buildPythonApplication (finalAttrs: {
   pname = "wgns-helpers";
@@ -26,6 +28,14 @@ python3Packages.buildPythonApplication (finalAttrs: {
       ../wgns_helpers
     ];
   };
+
+  # NixOS has neither our programs where systemd looks for them by name, nor /usr/lib.
+  postPatch = ''
+    sed --in-place "s,^\(Exec[A-Za-z]*=\)\(netns\|wg\),\1$out/bin/\2," systemd/*.service
+    substituteInPlace wgns_helpers/confined-service.conf --replace-fail "wgns check NAME" "$out/bin/wgns check NAME"
+    substituteInPlace systemd/examples/publish.service --replace-fail /usr/lib/systemd ${systemd}/lib/systemd
+    substituteInPlace wgns_helpers/check.py --replace-fail libseccomp.so.2 ${lib.getLib libseccomp}/lib/libseccomp.so.2
+  '';
 
   build-system = [ python3Packages.setuptools ];
   dependencies = [

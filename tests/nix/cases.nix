@@ -7,18 +7,25 @@ let
   inherit (builtins)
     any
     attrNames
+    attrValues
+    concatMap
     concatStringsSep
     deepSeq
-    elem
+    elemAt
     filter
+    genList
+    isBool
+    isList
     isString
+    length
     listToAttrs
     mapAttrs
     match
+    readFile
+    replaceStrings
     split
     tryEval
     ;
-  inherit (import ../../nix/render.nix) text;
 
   # ---- the two systems
 
@@ -28,11 +35,13 @@ let
     outPath = "/nix/store/00000000000000000000000000000000-wgns-helpers";
   };
   common.my.wireguard.package = package;
+  # What it makes says where and what it is.
+  writeTextDir = path: text: { inherit path text; };
 
   evaluate =
     if nixpkgs == null then
       module:
-      (import ./modules.nix).evalModules { pkgs = { }; } [
+      (import ./modules.nix).evalModules { pkgs = { inherit writeTextDir; }; } [
         ./nixos.nix
         ../../nix/module.nix
         common
@@ -53,6 +62,9 @@ let
               fsType = "ext4";
             };
             system.stateVersion = "25.11";
+            nixpkgs.overlays = [
+              (_: former: { writeTextDir = path: text: former.writeTextDir path text // writeTextDir path text; })
+            ];
           }
         ];
       }).config;
@@ -67,35 +79,59 @@ let
         value = set.${name};
       }) (filter wanted (attrNames set))
     );
-  # A unit's text without blank lines and without what NixOS adds: the environment, and notes to itself
+  # A unit's text without comments, blank lines and empty sections, and without what NixOS adds: the environment, and
+  # notes to itself
   plain =
     written:
-    concatStringsSep "\n" (
-      filter (line: isString line && match "|#.*|Environment=\"(LOCALE_ARCHIVE|PATH|TZDIR)=.*|X-.*" line == null) (split "\n" written)
-    );
-  # A unit without the options that say nothing
-  said =
+    let
+      lines = filter (
+        line: isString line && match "|#.*|Environment=\"(LOCALE_ARCHIVE|PATH|TZDIR)=.*|X-.*" line == null
+      ) (split "\n" written);
+      isHeader = line: match "\\[.*]" line != null;
+      says = at: !(isHeader (elemAt lines at)) || at + 1 < length lines && !(isHeader (elemAt lines (at + 1)));
+    in
+    concatStringsSep "\n" (map (elemAt lines) (filter says (genList (at: at) (length lines))));
+
+  # The text of a unit of our own small module system, as NixOS writes it: keys sorted, lists as repeated keys
+  text =
     unit:
-    keep (
-      name:
-      elem name [
-        "after"
-        "before"
-        "bindsTo"
-        "conflicts"
-        "description"
-        "serviceConfig"
-        "socketConfig"
-        "unitConfig"
-        "wantedBy"
-        "wants"
-      ]
-      && !(elem unit.${name} [
-        [ ]
-        { }
-        ""
-      ])
-    ) unit;
+    let
+      shown = value: if isBool value then (if value then "true" else "false") else toString value;
+      lines =
+        settings:
+        concatMap (
+          key:
+          map (value: "${key}=${shown value}") (
+            if isList settings.${key} then settings.${key} else [ settings.${key} ]
+          )
+        ) (attrNames settings);
+      named =
+        keys:
+        listToAttrs (
+          map (name: {
+            name = keys.${name};
+            value = toString unit.${name};
+          }) (filter (name: unit.${name} != [ ] && unit.${name} != "") (attrNames keys))
+        );
+    in
+    concatStringsSep "\n" (
+      [ "[Unit]" ]
+      ++ lines (
+        named {
+          after = "After";
+          bindsTo = "BindsTo";
+          description = "Description";
+          wants = "Wants";
+        }
+        // unit.unitConfig
+      )
+      ++ [ "[Service]" ]
+      ++ lines (unit.serviceConfig or { })
+      ++ [ "[Socket]" ]
+      ++ lines (unit.socketConfig or { })
+      ++ [ "[Install]" ]
+      ++ lines (named { wantedBy = "WantedBy"; })
+    );
 
   look =
     module:
@@ -103,14 +139,12 @@ let
       config = evaluate module;
       cfg = config.my.wireguard;
       services = keep (
-        name: match "netns@|wg|wg@.*|wgns-publish.*" name != null || module.systemd.services or { } ? ${name}
+        name: match "netns@|wg|wg@.*" name != null || module.systemd.services or { } ? ${name}
       ) config.systemd.services;
-      sockets = keep (
-        name: module.systemd.sockets or { } ? ${name} || match "wgns-.*" name != null
-      ) config.systemd.sockets;
-      unitText =
-        name: unit:
-        builtins.replaceStrings [ "${config.systemd.package}/lib" ] [ "/usr/lib" ] (plain (if nixpkgs == null then text (said unit) else config.systemd.units.${name}.text));
+      sockets = keep (name: module.systemd.sockets or { } ? ${name}) config.systemd.sockets;
+      unitText = name: unit: plain (if nixpkgs == null then text unit else config.systemd.units.${name}.text);
+      packages = filter (p: p ? path && match "lib/systemd/system/.*" p.path != null) config.systemd.packages;
+      has = any (p: p.name or "" == package.name);
       values = removeAttrs cfg [
         "address"
         "tunnels"
@@ -121,6 +155,14 @@ let
     {
       services = mapAttrs (name: unitText "${name}.service") services;
       sockets = mapAttrs (name: unitText "${name}.socket") sockets;
+      # What systemd gets besides
+      files = listToAttrs (
+        map (p: {
+          name = replaceStrings [ "lib/systemd/system/" ] [ "" ] p.path;
+          value = replaceStrings [ "${config.systemd.package}/lib" ] [ "/usr/lib" ] (plain p.text);
+        }) packages
+      );
+      dropIns = attrNames (keep (name: services.${name}.overrideStrategy == "asDropin") services);
       # What a rebuild does to a running unit that has changed
       rebuild = mapAttrs (
         _: unit:
@@ -136,20 +178,34 @@ let
       );
       failed = map (a: a.message) (filter (a: !a.assertion) config.assertions);
       inherit (config) warnings;
-      installed = any (p: p.name or "" == package.name) config.environment.systemPackages;
-      refresh = config.systemd.timers ? wgns-refresh && config.systemd.services ? wgns-refresh;
+      installed = has config.environment.systemPackages && has config.systemd.packages;
       refused = filter (name: !(tryEval (deepSeq values.${name} true)).success) (attrNames values);
     };
 
   # ---- what is expected
 
-  ours = mapAttrs (_: plain) (mapAttrs (_: text) (
-    import ../../nix/units.nix { bin = "${package}/bin/"; }
-  ).services);
-  # The tunnel's unit, which wants these
+  # What the module adds to the package's unit of a tunnel, which wants these
   wanting =
-    unit: names:
-    builtins.replaceStrings [ "wgns-refresh.timer" ] [ "wgns-refresh.timer ${names}" ] unit;
+    names:
+    plain ''
+      [Unit]
+      Wants=${names}
+      [Install]
+      WantedBy=multi-user.target
+    '';
+  tunnel = plain ''
+    [Install]
+    WantedBy=multi-user.target
+  '';
+  # A file of the project, for a tunnel
+  made =
+    unit: name: source:
+    replaceStrings
+      [ "wg@NAME" "NAME" "=wg-" " wgns " ]
+      [ unit name "=${package}/bin/wg-" " ${package}/bin/wgns " ]
+      (plain (readFile source));
+  confinedService = ../../wgns_helpers/confined-service.conf;
+  confinedSocket = ../../wgns_helpers/confined-socket.conf;
   fine = {
     failed = [ ];
     warnings = [ ];
@@ -202,8 +258,8 @@ let
       };
       expected = fine // rec {
         services = {
-          "netns@" = ours."netns@";
-          wg = ours.wg;
+          "netns@" = "";
+          wg = tunnel;
           web = plain ''
             [Unit]
             After=wg.service
@@ -214,6 +270,11 @@ let
             PrivateNetwork=true
           '';
         };
+        files = { };
+        dropIns = [
+          "netns@"
+          "wg"
+        ];
         rebuild = {
           "netns@" = "nothing";
           wg.reload = [ etc."wireguard/wg.conf" ];
@@ -255,11 +316,13 @@ let
       };
       expected = fine // {
         services = {
-          "netns@" = ours."netns@";
-          wg = builtins.replaceStrings
-            [ "Environment=WG_UP_OPTIONS=--resolve-timeout=30" ]
-            [ "Environment=\"WG_UP_OPTIONS=--resolve-timeout=30 --wait-handshake=30\"" ]
-            ours.wg;
+          "netns@" = "";
+          wg = plain ''
+            [Service]
+            Environment="WG_UP_OPTIONS=--resolve-timeout=30 --wait-handshake=30"
+            [Install]
+            WantedBy=multi-user.target
+          '';
         };
         etc."wireguard/wg.conf" = ''
           [Interface]
@@ -285,38 +348,38 @@ let
         configFile = "/root/provider.conf";
         waitHandshake = null;
         publish = {
-          "127.0.0.1:9091" = 9091;
-          "[::1]:9091" = 9091;
+          "127.0.0.1:9091" = 9092;
+          "[::1]:9091" = 9092;
         };
       };
       expected = fine // {
-        refresh = true;
         services = {
-          "netns@" = ours."netns@";
-          wg = ours.wg;
-          wgns-publish-wg-9091 = builtins.replaceStrings
-            [ "wg@NAME.service" "NAME" ]
-            [ "wg.service" "wg" ]
-            (plain (builtins.readFile ../../systemd/examples/publish.service));
+          "netns@" = "";
+          wg = wanting "wgns-publish-wg-9092.socket";
         };
-        sockets.wgns-publish-wg-9091 = plain ''
-          [Unit]
-          After=sysinit.target wg.service
-          Before=shutdown.target
-          BindsTo=wg.service
-          Conflicts=shutdown.target
-          DefaultDependencies=false
-          Description=Port 9091 in the network namespace wg
-          [Socket]
-          ListenStream=127.0.0.1:9091
-          ListenStream=[::1]:9091
-          [Install]
-          WantedBy=wg.service
-        '';
+        files = {
+          "wgns-publish-wg-9092.service" = replaceStrings [ "9091" ] [ "9092" ] (
+            made "wg" "wg" ../../systemd/examples/publish.service
+          );
+          "wgns-publish-wg-9092.socket" = plain ''
+            [Unit]
+            Description=Port 9092 in the network namespace wg
+            Documentation=man:systemd-socket-proxyd(8) man:wgns-helpers(8)
+            BindsTo=wg.service
+            DefaultDependencies=false
+            After=sysinit.target wg.service
+            Before=shutdown.target
+            Conflicts=shutdown.target
+            [Socket]
+            ListenStream=127.0.0.1:9091
+            ListenStream=[::1]:9091
+            [Install]
+            WantedBy=wg.service
+          '';
+        };
         rebuild = {
           "netns@" = "nothing";
           wg.reload = [ "/root/provider.conf" ];
-          wgns-publish-wg-9091 = "restart";
         };
         etc."wireguard/wg.conf".link = "/root/provider.conf";
       };
@@ -348,10 +411,16 @@ let
       };
       expected = fine // {
         services = {
-          "netns@" = ours."netns@";
-          "wg@my-vpn" = ours."wg@";
-          "wg@a.b@c" = ours."wg@";
+          "netns@" = "";
+          "wg@my-vpn" = tunnel;
+          "wg@a.b@c" = tunnel;
         };
+        files."wg@a.b@c.service" = made "wg@a.b@c" "a.b@c" (../../systemd + "/wg@.service");
+        dropIns = [
+          "netns@"
+          "wg@a.b@c"
+          "wg@my-vpn"
+        ];
         rebuild = {
           "netns@" = "nothing";
           "wg@my-vpn".reload = [ minimalText ];
@@ -393,68 +462,53 @@ let
       };
       expected = fine // {
         services = {
-          "netns@" = ours."netns@";
-          "wg@my-vpn" = wanting ours."wg@" "web.service";
-          "wg@part" = ours."wg@";
+          "netns@" = "";
+          "wg@my-vpn" = wanting "web.service";
+          "wg@part" = tunnel;
           web = plain ''
-            [Unit]
-            After=wg@my-vpn.service
-            BindsTo=wg@my-vpn.service
             [Service]
             BindReadOnlyPaths=/run/secrets
+            CapabilityBoundingSet=CAP_NET_BIND_SERVICE
+            ExecStart=/bin/web
+            RestrictAddressFamilies=AF_INET
+            SystemCallFilter=@system-service
+            TemporaryFileSystem=/var
+            [Install]
+            WantedBy=multi-user.target
+          '';
+          backup = plain ''
+            [Service]
+            ExecStart=/bin/backup
+          '';
+        };
+        # systemd reads wireguard.conf after NixOS's overrides.conf: what takes something away, with ~, comes last.
+        files = {
+          "web.service.d/wireguard.conf" = plain ''
+            [Unit]
+            BindsTo=wg@my-vpn.service
+            After=wg@my-vpn.service
+            [Service]
+            ExecStartPre=/usr/bin/env -i JOURNAL_STREAM=''${JOURNAL_STREAM} PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONNOUSERSITE=1 ${package}/bin/wgns check my-vpn
+            ProtectProc=ptraceable
             BindReadOnlyPaths=/etc/netns/my-vpn/nsswitch.conf:/etc/nsswitch.conf
             BindReadOnlyPaths=/etc/netns/my-vpn/resolv.conf:/etc/resolv.conf
             BindReadOnlyPaths=/run/netns/my-vpn
             BindReadOnlyPaths=-/run/current-system
             BindReadOnlyPaths=-/run/systemd/journal
             BindReadOnlyPaths=-/run/systemd/notify
-            CapabilityBoundingSet=CAP_NET_BIND_SERVICE
             CapabilityBoundingSet=~CAP_BPF CAP_DAC_READ_SEARCH CAP_MKNOD CAP_NET_ADMIN CAP_PERFMON CAP_SYS_ADMIN CAP_SYS_BOOT CAP_SYS_MODULE CAP_SYS_PTRACE CAP_SYS_RAWIO
-            DevicePolicy=closed
-            ExecStart=/bin/web
-            ExecStartPre=/usr/bin/env -i JOURNAL_STREAM=''${JOURNAL_STREAM} PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONNOUSERSITE=1 ${package}/bin/wgns check my-vpn
+            NoNewPrivileges=true
             InaccessiblePaths=-/etc/wireguard
+            TemporaryFileSystem=/run
             NetworkNamespacePath=/run/netns/my-vpn
-            NoNewPrivileges=true
-            ProtectControlGroups=true
             ProtectKernelTunables=true
-            ProtectProc=ptraceable
-            RestrictAddressFamilies=AF_INET
+            ProtectControlGroups=true
             RestrictAddressFamilies=~AF_VSOCK AF_QIPCRTR AF_RDS
-            SystemCallErrorNumber=EPERM
-            SystemCallFilter=@system-service
             SystemCallFilter=~@keyring
-            TemporaryFileSystem=/var
-            TemporaryFileSystem=/run
-            [Install]
-            WantedBy=multi-user.target
-          '';
-          backup = plain ''
-            [Unit]
-            After=wg@part.service
-            BindsTo=wg@part.service
-            [Service]
-            BindReadOnlyPaths=/etc/netns/part/nsswitch.conf:/etc/nsswitch.conf
-            BindReadOnlyPaths=/etc/netns/part/resolv.conf:/etc/resolv.conf
-            BindReadOnlyPaths=/run/netns/part
-            BindReadOnlyPaths=-/run/current-system
-            BindReadOnlyPaths=-/run/systemd/journal
-            BindReadOnlyPaths=-/run/systemd/notify
-            CapabilityBoundingSet=~CAP_BPF CAP_DAC_READ_SEARCH CAP_MKNOD CAP_NET_ADMIN CAP_PERFMON CAP_SYS_ADMIN CAP_SYS_BOOT CAP_SYS_MODULE CAP_SYS_PTRACE CAP_SYS_RAWIO
+            SystemCallErrorNumber=EPERM
             DevicePolicy=closed
-            ExecStart=/bin/backup
-            ExecStartPre=/usr/bin/env -i JOURNAL_STREAM=''${JOURNAL_STREAM} PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONNOUSERSITE=1 ${package}/bin/wgns check part
-            InaccessiblePaths=-/etc/wireguard
-            NetworkNamespacePath=/run/netns/part
-            NoNewPrivileges=true
-            ProtectControlGroups=true
-            ProtectKernelTunables=true
-            ProtectProc=ptraceable
-            RestrictAddressFamilies=~AF_VSOCK AF_QIPCRTR AF_RDS
-            SystemCallErrorNumber=EPERM
-            SystemCallFilter=~@keyring
-            TemporaryFileSystem=/run
           '';
+          "backup.service.d/wireguard.conf" = made "wg@part" "part" confinedService;
         };
       };
     };
@@ -472,10 +526,7 @@ let
             socketConfig.ListenStream = "80";
           };
           each.socketConfig.Accept = true;
-          web-admin = {
-            wireguardTunnel = "wg";
-            socketConfig.Service = "web.service";
-          };
+          web-admin.socketConfig.Service = "web.service";
           free = {
             description = "not confined";
             wantedBy = [ "sockets.target" ];
@@ -484,36 +535,53 @@ let
         };
       };
       expected = fine // {
-        sockets =
-          let
-            joining =
-              settings:
-              plain ''
-                [Unit]
-                After=sysinit.target wg.service
-                Before=shutdown.target
-                BindsTo=wg.service
-                Conflicts=shutdown.target
-                DefaultDependencies=false
-                [Socket]
-                ${settings}
-                [Install]
-                WantedBy=wg.service
-              '';
-          in
-          {
-            web = joining "ListenStream=80\nNetworkNamespacePath=/run/netns/wg";
-            each = joining "Accept=true\nNetworkNamespacePath=/run/netns/wg";
-            web-admin = joining "NetworkNamespacePath=/run/netns/wg\nService=web.service";
-            free = plain ''
-              [Unit]
-              Description=not confined
-              [Socket]
-              ListenStream=81
-              [Install]
-              WantedBy=sockets.target
-            '';
-          };
+        services = {
+          "netns@" = "";
+          wg = wanting "each.socket web.socket web-admin.socket";
+          web = "";
+          "each@" = "";
+          free = "";
+        };
+        sockets = {
+          web = plain ''
+            [Socket]
+            ListenStream=80
+            [Install]
+            WantedBy=sockets.target
+          '';
+          each = plain ''
+            [Socket]
+            Accept=true
+          '';
+          web-admin = plain ''
+            [Socket]
+            Service=web.service
+          '';
+          free = plain ''
+            [Unit]
+            Description=not confined
+            [Socket]
+            ListenStream=81
+            [Install]
+            WantedBy=sockets.target
+          '';
+        };
+        files = {
+          "web.service.d/wireguard.conf" = made "wg" "wg" confinedService;
+          "each@.service.d/wireguard.conf" = made "wg" "wg" confinedService;
+          "web.socket.d/wireguard.conf" = made "wg" "wg" confinedSocket;
+          "each.socket.d/wireguard.conf" = made "wg" "wg" confinedSocket;
+          "web-admin.socket.d/wireguard.conf" = plain ''
+            [Unit]
+            BindsTo=wg.service
+            DefaultDependencies=false
+            After=sysinit.target wg.service
+            Before=shutdown.target
+            Conflicts=shutdown.target
+            [Socket]
+            NetworkNamespacePath=/run/netns/wg
+          '';
+        };
       };
     };
 
@@ -576,6 +644,7 @@ let
           web.wireguardTunnel = "home";
         };
         systemd.sockets = {
+          admin.wireguardTunnel = null;
           admin.socketConfig.Service = "web.service";
           web.socketConfig.NetworkNamespacePath = "/run/netns/work";
         };
@@ -587,16 +656,15 @@ let
         ''
           systemd.services."bus": it is ordered before network-online.target, which its tunnel waits for.
           Leave out wireguardTunnel, or set before = lib.mkForce [ ]''
-        (ownNamespace "services.\"elsewhere\"")
-        (ignored "elsewhere")
-        (ignored "joining")
+        (ownNamespace "services.\"elsewhere\"" "NetworkNamespacePath PrivateNetwork")
+        (ownNamespace "services.\"joining\"" "JoinsNamespaceOf")
         ''
           systemd.services."unknown": wireguardTunnel = "wg" is none of the tunnels that are enabled: "home", "work".
           my.wireguard.enable enables "wg", my.wireguard.tunnels has the others''
         ''
           systemd.sockets."admin": wireguardTunnel = null, but starts web.service, which has "home".
           Set both to the same''
-        (ownNamespace "sockets.\"web\"")
+        (ownNamespace "sockets.\"web\"" "NetworkNamespacePath")
       ];
     };
 
@@ -636,10 +704,9 @@ let
   badName = name: ''
     my.wireguard.tunnels."${name}": not a name for an interface and a unit.
     Legal: 1 to 15 letters, digits, _ . - @ with no leading dash, but not ".", "..", "all", "default" or "lo"'';
-  ignored = name: ''
-    systemd.services."${name}": wireguardTunnel makes systemd ignore PrivateNetwork and JoinsNamespaceOf.
-    Leave them out; what another module sets, lib.mkForce false turns off'';
-  ownNamespace = unit: "systemd.${unit}: NetworkNamespacePath is set by wireguardTunnel; leave out one of the two";
+  ownNamespace = unit: clashing: ''
+    systemd.${unit}: wireguardTunnel sets the network namespace, and so does: ${clashing}.
+    Leave that out; where another module sets PrivateNetwork, use lib.mkForce false'';
 in
 mapAttrs (
   _: case:

@@ -19,7 +19,6 @@ let
     mapAttrs' = f: set: listToAttrs (lib.mapAttrsToList f set);
     mapAttrsToList = f: set: map (name: f name set.${name}) (attrNames set);
     concatMapStringsSep = separator: f: list: concatStringsSep separator (map f list);
-    intersectLists = these: filter (item: elem item these);
     optional = condition: value: lib.optionals condition [ value ];
     optionals = condition: list: if condition then list else [ ];
     toList = value: if isList value then value else [ value ];
@@ -41,11 +40,6 @@ let
       };
     mkIf = condition: content: tagged "if" { inherit condition content; };
     mkMerge = contents: tagged "merge" { inherit contents; };
-    mkAfter = content: tagged "order" { inherit content; };
-    mkForce = content: tagged "override" {
-      inherit content;
-      priority = 50;
-    };
   };
 
   # ---- Types: what is legal, and how several definitions make one value
@@ -106,60 +100,41 @@ let
       check = isAttrs;
       merge = loc: values: evaluate loc { name = elemAt loc (length loc - 1); } ([ module ] ++ values);
     };
-    # A setting of systemd's: lists add up.
-    setting = types.raw // {
-      merge = loc: values: if any isList values then concatMap lib.toList values else equal loc values;
-    };
   };
 
   # ---- From definitions to values
 
   fail = loc: what: throw "${concatStringsSep "." loc} ${what}";
 
-  # The values of a definition whose conditions hold, with their priorities
+  # The values of a definition whose conditions hold
   discharge =
     definition:
     if is "merge" definition then
       concatMap discharge definition.contents
     else if is "if" definition then
       lib.optionals definition.condition (discharge definition.content)
-    else if is "override" definition then
-      map (found: found // { inherit (definition) priority; }) (discharge definition.content)
-    else if is "order" definition then
-      map (found: found // { last = true; }) (discharge definition.content)
-    else if is "value" definition then
-      [ definition ]
     else
-      [
-        (tagged "value" {
-          content = definition;
-          priority = 100;
-          last = false;
-        })
-      ];
+      [ definition ];
 
   evaluateOption =
     loc: option: definitions:
     let
       defined = concatMap discharge definitions;
-      found = if defined == [ ] && option ? default then discharge option.default else defined;
-      best = foldl' (best: v: if v.priority < best then v.priority else best) 9999 found;
-      taken = filter (v: v.priority == best) found;
-      values = map (v: v.content) (filter (v: !v.last) taken ++ filter (v: v.last) taken);
+      found = if defined == [ ] && option ? default then [ option.default ] else defined;
     in
     if found == [ ] then
       fail loc "is not defined"
-    else if !(all option.type.check values) then
+    else if !(all option.type.check found) then
       fail loc "is not of type ${option.type.description}"
     else
-      option.type.merge loc values;
+      option.type.merge loc found;
 
   # Sets of definitions, their conditions moved to what is in them: these may depend on other options.
   pushDown =
     definition:
     if is "merge" definition then
       concatMap pushDown definition.contents
-    else if is "if" definition || is "override" definition then
+    else if is "if" definition then
       map (mapAttrs (_: content: definition // { inherit content; })) (pushDown definition.content)
     else
       [ definition ];

@@ -11,7 +11,7 @@ let
     inherit default;
   };
   settings = mkOption {
-    type = types.attrsOf types.setting;
+    type = types.attrsOf types.raw;
     default = { };
   };
   units = options: mkOption {
@@ -56,14 +56,18 @@ in
     };
     systemd.services = units {
       serviceConfig = settings;
+      overrideStrategy = mkOption {
+        type = types.str;
+        default = "asDropinIfExists";
+      };
       reloadIfChanged = flag false;
       restartIfChanged = flag true;
     };
+    systemd.packages = list;
     systemd.package = mkOption {
       type = types.raw;
       default = "/systemd";
     };
-    systemd.timers = units { timerConfig = settings; };
     systemd.sockets = units { socketConfig = settings; };
   };
 }

@@ -1,4 +1,4 @@
-"""The Nix side: the units as data and as files, and what the NixOS module makes of options, also without nixpkgs."""
+"""The Nix side: the package, and what the NixOS module makes of options, also without nixpkgs."""
 
 from __future__ import annotations
 
@@ -48,11 +48,33 @@ def cases(nixpkgs: str) -> dict[str, dict[str, Any]]:
 NAMES = re.findall(r"^    ([a-z-]+) = \{$", CASES.read_text().partition("\n  cases = {")[2], re.MULTILINE)
 
 
-def test_units_are_the_committed_files() -> None:
-    """The units and drop-ins are those that nix/render.nix makes of nix/units.nix, byte for byte."""
-    made = evaluate(ROOT / "nix/render.nix", "-A", "files")
-    committed = [*ROOT.glob("systemd/**/*.*"), *ROOT.glob("wgns_helpers/*.conf")]
-    assert made == {str(path.relative_to(ROOT)): path.read_text() for path in committed}
+PATCH = """import %s/nix/package.nix {
+  lib.getLib = library: library;
+  libseccomp = "/libseccomp";
+  systemd = "/systemd";
+  python3Packages.buildPythonApplication = package: (package { }).postPatch;
+}"""
+SUBSTITUTE = """substituteInPlace() {
+    [ "$2" = --replace-fail ] && [ $# = 4 ]
+    grep --quiet --fixed-strings -e "$3" "$1"
+    sed --in-place "s,$3,$4," "$1"
+}
+"""
+
+
+def test_the_package_names_programs_by_their_paths(tmp_path: Path) -> None:
+    """In what nix/package.nix installs, each unit, the drop-in and the check find what they execute or load."""
+    for folder in ("systemd", "wgns_helpers"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    script = f"set -eu; out=/out; {SUBSTITUTE}{evaluate('--expr', PATCH % ROOT)}"
+    subprocess.run(["bash", "-c", script], cwd=tmp_path, check=True)
+    units = "".join(path.read_text() for path in sorted(tmp_path.glob("systemd/**/*.service")))
+    commands = re.findall(r"^Exec\w+=(\S*)", units, re.MULTILINE)
+    assert len(commands) >= 9
+    ours = {f"/out/bin/{path.name}" for path in ROOT.glob("bin/*")}
+    assert set(commands) == {*ours, "/systemd/lib/systemd/systemd-socket-proxyd"}
+    assert " /out/bin/wgns check NAME\n" in (tmp_path / "wgns_helpers/confined-service.conf").read_text()
+    assert '"/libseccomp/lib/libseccomp.so.2"' in (tmp_path / "wgns_helpers/check.py").read_text()
 
 
 @pytest.mark.parametrize("path", NIX_FILES, ids=lambda path: str(path.relative_to(ROOT)))

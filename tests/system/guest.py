@@ -75,7 +75,7 @@ def confine(unit: str, name: str, *options: str) -> None:
 def settings() -> list[str]:
     """What the drop-in sets in [Service], but for the check, for systemd-run(1)."""
     lines = shell("wgns dropin demo").partition("[Service]\n")[2].splitlines()
-    return [f"--property={line}" for line in lines if not line.startswith("ExecStartPre=")]
+    return [f"--property={line}" for line in lines if line and not line.startswith(("#", "ExecStartPre="))]
 
 
 def systemctl(*arguments: str, check: bool = True, seconds: float = 240) -> int:

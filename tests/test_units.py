@@ -1,0 +1,232 @@
+"""The unit files and the templates of drop-ins: what they set, and why."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+
+FILES = sorted([*ROOT.glob("systemd/**/*.*"), *ROOT.glob("wgns_helpers/*.conf")])
+SERVICES = [path for path in FILES if path.name.endswith("service") or path.name == "confined-service.conf"]
+SECTIONS = ("Unit", "Service", "Socket", "Timer", "Install")
+
+# The order of systemd.exec(5), and then systemd.resource-control(5)
+ORDER = [
+    "ProtectProc",
+    "BindReadOnlyPaths",
+    "DynamicUser",
+    "CapabilityBoundingSet",
+    "NoNewPrivileges",
+    "UMask",
+    "KeyringMode",
+    "ProtectSystem",
+    "ProtectHome",
+    "RuntimeDirectory",
+    "RuntimeDirectoryPreserve",
+    "ConfigurationDirectory",
+    "InaccessiblePaths",
+    "TemporaryFileSystem",
+    "PrivateTmp",
+    "PrivateDevices",
+    "PrivateNetwork",
+    "NetworkNamespacePath",
+    "PrivateIPC",
+    "ProtectHostname",
+    "ProtectClock",
+    "ProtectKernelTunables",
+    "ProtectKernelModules",
+    "ProtectKernelLogs",
+    "ProtectControlGroups",
+    "RestrictAddressFamilies",
+    "RestrictNamespaces",
+    "LockPersonality",
+    "MemoryDenyWriteExecute",
+    "RestrictRealtime",
+    "RestrictSUIDSGID",
+    "PrivateMounts",
+    "SystemCallFilter",
+    "SystemCallErrorNumber",
+    "SystemCallArchitectures",
+    "LogLevelMax",
+    "DevicePolicy",
+    "IPAddressDeny",
+]
+
+# The restrictions of all services
+COMMON = [
+    "DevicePolicy=closed",
+    "KeyringMode=private",
+    "LockPersonality=true",
+    "MemoryDenyWriteExecute=true",
+    "NoNewPrivileges=true",
+    "ProtectClock=true",
+    "ProtectHostname=true",
+    "RestrictRealtime=true",
+    "RestrictSUIDSGID=true",
+    "SystemCallArchitectures=native",
+    "SystemCallErrorNumber=EPERM",
+    "SystemCallFilter=@system-service",
+    "UMask=0077",
+]
+
+# The services that work from the host on a link in a namespace need none of these either.
+OUTSIDE = [
+    *COMMON,
+    "CapabilityBoundingSet=CAP_NET_ADMIN CAP_SYS_ADMIN",
+    "PrivateDevices=true",
+    "PrivateIPC=true",
+    "PrivateTmp=true",
+    "ProtectControlGroups=true",
+    "ProtectHome=read-only",
+    "ProtectKernelLogs=true",
+    "ProtectKernelModules=true",
+    "ProtectKernelTunables=true",
+    "ProtectProc=invisible",
+    "ProtectSystem=strict",
+    "RestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK AF_UNIX",
+    "RestrictNamespaces=net",
+    "RuntimeDirectory=wgns",
+    "RuntimeDirectoryPreserve=true",
+    "SystemCallFilter=~@resources",
+    "SystemCallFilter=~@privileged",
+]
+HARDENING = {
+    "wg@.service": [*OUTSIDE, "ConfigurationDirectory=netns"],
+    "wg.service": [*OUTSIDE, "ConfigurationDirectory=netns"],
+    "wgns-refresh.service": OUTSIDE,
+    "netns@.service": [
+        *COMMON,
+        "CapabilityBoundingSet=CAP_SYS_ADMIN",
+        "IPAddressDeny=any",
+        "PrivateMounts=false",
+        "PrivateNetwork=true",
+        "RestrictAddressFamilies=AF_NETLINK",
+        "RestrictNamespaces=true",
+        "SystemCallFilter=@mount",
+        "SystemCallFilter=~@resources",
+        "SystemCallFilter=~@privileged",
+    ],
+    "publish.service": [
+        *COMMON,
+        "BindReadOnlyPaths=/run/systemd/notify",
+        "CapabilityBoundingSet=",
+        "DynamicUser=true",
+        "NetworkNamespacePath=/run/netns/NAME",
+        "PrivateDevices=true",
+        "ProtectHome=true",
+        "ProtectProc=invisible",
+        "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX",
+        "RestrictNamespaces=true",
+        "SystemCallFilter=~@keyring",
+        "TemporaryFileSystem=/run",
+    ],
+}
+
+# The settings whose reason is not in their name; wg@.service has those of wg.service and wgns-refresh.service too.
+REASONS = {
+    "netns@.service": "StartLimitIntervalSec ExecStopPost TimeoutStartSec RestartMode RestartPreventExitStatus "
+    "CapabilityBoundingSet PrivateNetwork PrivateMounts RestrictAddressFamilies RestrictNamespaces "
+    "SystemCallErrorNumber",
+    "wg@.service": "StartLimitIntervalSec Environment ExecStopPost TimeoutStartSec Restart RestartPreventExitStatus "
+    "CapabilityBoundingSet ProtectHome RuntimeDirectory ProtectKernelModules RestrictAddressFamilies "
+    "RestrictNamespaces SystemCallErrorNumber",
+    "wg.service": "Conflicts",
+    "wgns-refresh.service": "SuccessExitStatus LogLevelMax",
+    "publish.service": "TemporaryFileSystem NetworkNamespacePath SystemCallErrorNumber",
+    "publish.socket": "DefaultDependencies",
+    "confined-service.conf": "BindsTo ExecStartPre ProtectProc BindReadOnlyPaths CapabilityBoundingSet "
+    "NoNewPrivileges InaccessiblePaths TemporaryFileSystem NetworkNamespacePath ProtectKernelTunables "
+    "ProtectControlGroups RestrictAddressFamilies SystemCallFilter SystemCallErrorNumber DevicePolicy",
+    "confined-socket.conf": "BindsTo DefaultDependencies NetworkNamespacePath",
+}
+
+
+def settings(path: Path, section: str) -> list[str]:
+    """The lines of a section that are settings."""
+    found = re.search(rf"^\[{section}\]\n(.*?)(?=^\[|\Z)", path.read_text(), re.MULTILINE | re.DOTALL)
+    return [line for line in found[1].splitlines() if line and not line.startswith("#")] if found else []
+
+
+def key(setting: str) -> str:
+    """The name of a setting."""
+    return setting.partition("=")[0]
+
+
+def name(path: Path) -> str:
+    """The name of a file, for pytest."""
+    return path.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_each_line_is_understood(path: Path) -> None:
+    """A file has a first line that says what it is, sections by their names, settings, comments and short lines."""
+    lines = path.read_text().splitlines()
+    assert re.match(r"# [A-Z].*[.:;]$", lines[0])
+    for line in lines:
+        assert re.fullmatch(rf"|# .*\S|\[({'|'.join(SECTIONS)})\]|[A-Z]\w+=.*", line), line
+        assert len(line) <= 100 or not line.startswith("#"), line
+    sections = [line[1:-1] for line in lines if line.startswith("[")]
+    assert sections == sorted(set(sections), key=SECTIONS.index)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_no_setting_goes_on_in_the_next_line(path: Path) -> None:
+    """Each line has a whole setting: `wgns exec` and the tests read them so."""
+    assert not re.search(r"\\$", path.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.suffix != ".conf"], ids=name)
+def test_systemctl_status_leads_to_the_manual(path: Path) -> None:
+    """A unit says first what it is, and where it is documented."""
+    assert [key(setting) for setting in settings(path, "Unit")[:2]] == ["Description", "Documentation"]
+    assert "man:wgns-helpers(8)" in settings(path, "Unit")[1]
+    assert (ROOT / "man/wgns-helpers.8").exists()
+
+
+@pytest.mark.parametrize("path", SERVICES, ids=name)
+def test_what_runs_comes_first(path: Path) -> None:
+    """In [Service], what runs and is restarted precedes the hardening, which has the order of the manual."""
+    keys = [key(setting) for setting in settings(path, "Service")]
+    hardening = [key for key in keys if key in ORDER]
+    assert keys[-len(hardening) :] == hardening
+    assert hardening == sorted(hardening, key=ORDER.index)
+
+
+def test_wg_is_an_instance() -> None:
+    """wg.service has what wg@wg.service would have, and keeps the other from running."""
+    wg, template = ROOT / "systemd/wg.service", ROOT / "systemd/wg@.service"
+    for section in SECTIONS:
+        expected = [re.sub("%[iI]", "wg", setting) for setting in settings(template, section)]
+        expected += ["Conflicts=wg@wg.service"] if section == "Unit" else []
+        assert sorted(settings(wg, section)) == sorted(expected)
+
+
+@pytest.mark.parametrize("unit", HARDENING)
+def test_no_restriction_is_lost(unit: str) -> None:
+    """A service has the restrictions of its kind, and no others."""
+    path = next(path for path in FILES if path.name == unit)
+    restricting = set(ORDER) - {"LogLevelMax"}
+    found = [setting for setting in settings(path, "Service") if key(setting) in restricting]
+    assert sorted(found) == sorted(HARDENING[unit])
+
+
+@pytest.mark.parametrize("file", REASONS)
+def test_reasons_are_beside_what_they_explain(file: str) -> None:
+    """A comment is above each setting whose reason is not in its name, or above the first of several."""
+    lines = next(path for path in FILES if path.name == file).read_text().splitlines()
+    for setting in REASONS[file].split():
+        at = next(number for number, line in enumerate(lines) if line.startswith(f"{setting}="))
+        assert lines[at - 1].startswith("# "), setting
+
+
+@pytest.mark.parametrize("kind", ["service", "socket"])
+def test_a_template_reads_well_with_a_name(kind: str) -> None:
+    """Only a tunnel's name or its unit stands for NAME, in comments too, so no sentence breaks."""
+    text = (ROOT / f"wgns_helpers/confined-{kind}.conf").read_text()
+    for found in re.findall(r".*NAME.*", text):
+        assert re.search(r"(the tunnel |namespace |wgns check |/run/netns/|/etc/netns/|wg@)NAME", found), found
+    assert text.index(f"[{kind.capitalize()}]") > text.index("[Unit]")
+    assert text.count("\n[") == 2  # `wgns dropin` adds lines at the end
