@@ -213,6 +213,12 @@ def test_no_restriction_is_lost(unit: str) -> None:
     assert sorted(found) == sorted(HARDENING[unit])
 
 
+def test_a_stop_starts_python_once() -> None:
+    """ExecStopPost= runs after a stop and after a start that failed; ExecStop= would start Python a second time."""
+    for path in SERVICES:
+        assert "ExecStop" not in map(key, settings(path, "Service"))
+
+
 @pytest.mark.parametrize("file", REASONS)
 def test_reasons_are_beside_what_they_explain(file: str) -> None:
     """A comment is above each setting whose reason is not in its name, or above the first of several."""
