@@ -26,7 +26,6 @@ ORDER = [
     "ProtectHome",
     "RuntimeDirectory",
     "RuntimeDirectoryPreserve",
-    "ConfigurationDirectory",
     "InaccessiblePaths",
     "TemporaryFileSystem",
     "PrivateTmp",
@@ -94,8 +93,8 @@ OUTSIDE = [
     "SystemCallFilter=~@privileged",
 ]
 HARDENING = {
-    "wg@.service": [*OUTSIDE, "ConfigurationDirectory=netns"],
-    "wg.service": [*OUTSIDE, "ConfigurationDirectory=netns"],
+    "wg@.service": OUTSIDE,
+    "wg.service": OUTSIDE,
     "wgns-refresh.service": OUTSIDE,
     "netns@.service": [
         *COMMON,
@@ -233,6 +232,6 @@ def test_a_template_reads_well_with_a_name(kind: str) -> None:
     """Only a tunnel's name or its unit stands for NAME, in comments too, so no sentence breaks."""
     text = (ROOT / f"wgns_helpers/confined-{kind}.conf").read_text()
     for found in re.findall(r".*NAME.*", text):
-        assert re.search(r"(the tunnel |namespace |wgns check |/run/netns/|/etc/netns/|wg@)NAME", found), found
+        assert re.search(r"(the tunnel |namespace |wgns check |/run/netns/|/run/wgns/|wg@)NAME", found), found
     assert text.index(f"[{kind.capitalize()}]") > text.index("[Unit]")
     assert text.count("\n[") == 2  # `wgns dropin` adds lines at the end

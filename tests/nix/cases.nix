@@ -490,8 +490,8 @@ let
             [Service]
             ExecStartPre=/usr/bin/env -i JOURNAL_STREAM=''${JOURNAL_STREAM} PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONNOUSERSITE=1 ${package}/bin/wgns check my-vpn
             ProtectProc=ptraceable
-            BindReadOnlyPaths=/etc/netns/my-vpn/nsswitch.conf:/etc/nsswitch.conf
-            BindReadOnlyPaths=/etc/netns/my-vpn/resolv.conf:/etc/resolv.conf
+            BindReadOnlyPaths=/run/wgns/my-vpn/nsswitch.conf:/etc/nsswitch.conf
+            BindReadOnlyPaths=/run/wgns/my-vpn/resolv.conf:/etc/resolv.conf
             BindReadOnlyPaths=/run/netns/my-vpn
             BindReadOnlyPaths=-/run/current-system
             BindReadOnlyPaths=-/run/systemd/journal
