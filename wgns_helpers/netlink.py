@@ -10,7 +10,8 @@ from __future__ import annotations
 import _socket  # the C module: socket itself brings 7 ms of imports
 import errno
 import os
-from _struct import Struct, pack, unpack_from
+from struct import Struct, pack, unpack_from
+from sys import byteorder
 
 from .errors import Failure, system_error
 
@@ -20,18 +21,20 @@ if TYPE_CHECKING:
     from typing import Self
 
 NETLINK_ROUTE, NETLINK_GENERIC = 0, 16
-REQUEST, ACK, EXCL, CREATE = 0x1, 0x4, 0x200, 0x400
+REQUEST, ACK, EXCL, CREATE, DUMP = 0x1, 0x4, 0x200, 0x400, 0x300
 NESTED = 0x8000
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_NEWADDR, RTM_DELADDR, RTM_NEWROUTE, RTM_DELROUTE = 16, 17, 18, 20, 21, 24, 25
+RTM_GETADDR, RTM_GETROUTE = 22, 26
 IFF_UP = 1
 RT_TABLE_MAIN = 254
 
 # The protocol number of our routes (rtm_protocol): no daemon of linux/rtnetlink.h or iproute2's rt_protos has it.
 ROUTE_PROTOCOL = 119
 
-_NLMSG_ERROR, _NLM_F_CAPPED, _NLM_F_ACK_TLVS = 2, 0x100, 0x200
+_NLMSG_ERROR, _NLMSG_DONE, _NLM_F_DUMP_INTR, _NLM_F_CAPPED, _NLM_F_ACK_TLVS = 2, 3, 0x10, 0x100, 0x200
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
 _HEADER = Struct("=IHHII")
+_TRIES = 5  # a list that changes while it is read is read again
 _BATCH = 64  # requests in one datagram; the answers to all of them must fit into the receive buffer (208 KiB)
 
 
@@ -59,14 +62,17 @@ def attribute(kind: int, payload: bytes) -> bytes:
 
 def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
     """The attributes in `data` from `offset` on, by kind, without its flags in the upper bits; a torn one ends it."""
-    found = {}
+    return dict(each(data, offset))
+
+
+def each(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    """The same one by one, for nests in which all attributes have one kind."""
     while offset + 4 <= len(data):
         length, kind = unpack_from("=HH", data, offset)
         if length < 4 or offset + length > len(data):
             break
-        found[kind & 0x3FFF] = data[offset + 4 : offset + length]
+        yield kind & 0x3FFF, data[offset + 4 : offset + length]
         offset += -(-length // 4) * 4
-    return found
 
 
 class Socket:
@@ -109,6 +115,43 @@ class Socket:
         if len(answers) != 1 or len(answers[0]) < size:
             raise system_error(f"{request.what}: netlink", OSError(errno.EBADMSG, ""))
         return answers[0][:size], attributes(answers[0], size)
+
+    def dump(self, request: Request) -> list[bytes]:
+        """The payloads of the list that a request with the flag `DUMP` asks for.
+
+        The kernel marks a list that changed while it was read, perhaps only in the message at its end, and then it is
+        read again. Raises `Failure`.
+        """
+        for _ in range(_TRIES):
+            answers = self._list(request)
+            if answers is not None:
+                return answers
+        raise Failure(f"{request.what} changed each time it was read", "does another program change it?")
+
+    def _list(self, request: Request) -> list[bytes] | None:
+        """As `dump`; None if the list is torn."""
+        self._sequence += 1
+        answers: list[bytes] = []
+        failed: Failure | None = None
+        number = torn = 0
+        try:
+            self._socket.sendto(request.pack(self._sequence), (0, 0))
+            for kind, flags, sequence, payload in self._receive():
+                if sequence != self._sequence:
+                    continue
+                torn |= flags & _NLM_F_DUMP_INTR
+                if kind == _NLMSG_DONE:  # with the kernel's own error where it gave up (netlink_dump_done)
+                    number = _errno(int.from_bytes(payload[:4], byteorder, signed=True))
+                    break
+                if kind == _NLMSG_ERROR:
+                    number, failed = errno.EBADMSG, refusal(request.what, flags, payload)
+                    break
+                answers.append(payload)
+        except OSError as error:
+            failed = system_error(f"{request.what}: netlink", error)
+        if number or failed:
+            raise failed or system_error(f"{request.what}: netlink", OSError(number, ""))
+        return None if torn else answers
 
     def _exchange(self, batch: list[Request]) -> list[bytes]:
         open_requests = {self._sequence + 1 + i: request for i, request in enumerate(batch)}
@@ -160,7 +203,7 @@ def refusal(what: str, flags: int, payload: bytes) -> Failure | None:
     answer, length = unpack_from("=iI", payload) if len(payload) >= 20 else (1, 16)
     if not answer:
         return None
-    number = -answer if -4096 < answer < 0 else errno.EBADMSG  # MAX_ERRNO of linux/err.h
+    number = _errno(answer)
     echoed = 0 if flags & _NLM_F_CAPPED else max(length - 16, 0)
     said = attributes(payload, 20 + -(-echoed // 4) * 4) if flags & _NLM_F_ACK_TLVS else {}
     detail = said.get(1, b"").rstrip(b"\0").decode(errors="replace")  # NLMSGERR_ATTR_MSG
@@ -170,6 +213,11 @@ def refusal(what: str, flags: int, payload: bytes) -> Failure | None:
     failure = KernelRefusedError(str(plain), plain.hint)
     failure.errno = number
     return failure
+
+
+def _errno(answer: int) -> int:
+    """The error number in the kernel's answer, 0 for none; beyond MAX_ERRNO of linux/err.h it is no error number."""
+    return -answer if -4096 < answer <= 0 else errno.EBADMSG
 
 
 def _link_message(index: int = 0, flags: int = 0, change: int = 0, payload: bytes = b"") -> bytes:
