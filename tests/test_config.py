@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support import MINIMAL, PRESHARED, PRIVATE, PUBLIC, PUBLIC2, assert_no_key
 from wgns_helpers import config, reader, values
 from wgns_helpers.errors import ConfigError, Failure, MissingError
-from wgns_helpers.tunnel import Network, Peer, Tunnel
+from wgns_helpers.tunnel import Network, Peer, Route, Tunnel
 
 
 @pytest.fixture(autouse=True)
@@ -187,9 +187,9 @@ def test_routes() -> None:
     routes = ("10.0.0.5/8", "10.0.0.0/8", "0.0.0.0/0", "10.9.0.0/24", "fd09::/64")
     peers = Peer(b64(PUBLIC), allowed_ips=tuple(map(network, routes)))
     tunnel = Tunnel(b"", addresses=(network("10.9.0.2/24"), network("fd09::2/64")), peers=(peers,))
-    assert list(map(str, tunnel.routes())) == ["10.0.0.0/8", "0.0.0.0/0"]
-    assert list(map(str, tunnel._replace(table=5).routes()))[2:] == ["10.9.0.0/24", "fd09::/64"]
-    assert tunnel._replace(table=0).routes() == []
+    assert list(map(str, tunnel.routed())) == ["10.0.0.0/8", "0.0.0.0/0"]
+    assert list(map(str, tunnel._replace(table=5).routed()))[2:] == ["10.9.0.0/24", "fd09::/64"]
+    assert tunnel._replace(table=0).routed() == []
 
 
 def test_without_ipv6() -> None:
@@ -209,6 +209,31 @@ def test_values_are_immutable_and_keep_keys_to_themselves(tmp_path: Path) -> Non
     assert tunnel == load(tmp_path, FULL)
     assert_no_key(repr(tunnel) + repr(tunnel.peers))
     assert b64(PRIVATE).hex() not in repr(tunnel)
+
+
+def test_unknown_and_missing_fields_are_refused() -> None:
+    """A misspelled field is an error, not a value that is lost."""
+    with pytest.raises(TypeError):
+        Peer(b"", keepalve=25)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        Peer(b"")._replace(keepalve=25)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        Network(2, b"", 0, 0)  # type: ignore[call-arg]
+    with pytest.raises(KeyError):
+        Network(2, prefix=1)  # type: ignore[call-arg]
+    assert Network(2, prefix=1, address=b"") == Network(2, b"", 1)
+
+
+def test_as_the_kernel_has_it() -> None:
+    """The key is clamped, allowed IPs lose host bits and belong to the last peer that lists them, zeros are no key."""
+    first = Peer(b"1", bytes(32), allowed_ips=(network("10.1.2.3/8"), network("::/0"), network("fd00::/8")))
+    second = Peer(b"2", allowed_ips=(network("10.0.0.0/8"), network("::/0")))
+    tunnel = Tunnel(b"\xff" * 32, table=7, peers=(first, second)).as_in_kernel()
+    assert tunnel.private_key == b"\xf8" + b"\xff" * 30 + b"\x7f"
+    assert [peer.allowed_ips for peer in tunnel.peers] == [(network("fd00::/8"),), second.allowed_ips]
+    assert tunnel.peers[0].preshared_key == b""
+    assert tunnel.routes == tuple(Route(network(text), 7) for text in ("10.0.0.0/8", "::/0", "fd00::/8"))
+    assert tunnel.as_in_kernel() == tunnel
 
 
 def test_the_missing_library_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

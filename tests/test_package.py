@@ -30,19 +30,17 @@ MAY_IMPORT = {
     "lock": "errors signals",
     "netns": "errors lock signals",
     "netlink": "errors",
-    "state": "errors netlink tunnel",
-    "peers": "state tunnel",
-    "wireguard": "errors netlink peers tunnel",
-    "converge": "errors netlink peers signals state tunnel wireguard",
+    "wireguard": "errors netlink tunnel",
+    "present": "errors netlink tunnel wireguard",
+    "diff": "netlink tunnel wireguard",
     "naming": "errors netlink netns signals",
     "confine": "errors netns tunnel",
-    "handshake": "converge errors netlink peers signals state tunnel wireguard",
     "teardown": "confine errors lock netlink netns signals",
-    "bringup": "confine converge errors handshake lock netlink netns resolve signals state teardown tunnel wireguard",
+    "bringup": "confine diff errors lock netlink netns present resolve signals teardown tunnel wireguard",
     "check": "confine errors netns",
     "dropin": "errors",
-    "status": "bringup config confine errors netlink netns state tunnel",
-    "refresh": "errors lock netlink netns peers reader resolve state status tunnel values wireguard",
+    "status": "bringup config confine errors netlink netns present resolve tunnel wireguard",
+    "refresh": "diff errors lock netns reader resolve status tunnel values wireguard",
     "execute": "check dropin errors netns",
     "usage": "errors",
     "cli": "__init__ bringup check config dropin errors execute naming netns refresh resolve signals status teardown "
@@ -66,8 +64,8 @@ def test_imports_go_one_way(path: Path) -> None:
 
 
 def test_wgconfig_and_pyroute2_have_their_place() -> None:
-    """Wgconfig is imported in reader.py only, pyroute2 in state.py only, and there not on the ordinary way."""
-    for library, module in (("wgconfig", "reader"), ("pyroute2", "state")):
+    """Wgconfig is imported in reader.py only, pyroute2 in present.py only, and there not on the ordinary way."""
+    for library, module in (("wgconfig", "reader"), ("pyroute2", "present")):
         imports = {
             path.stem: re.findall(rf"^ *(?:from|import) {library}\b", path.read_text(), re.MULTILINE)
             for path in MODULES

@@ -4,141 +4,236 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from _socket import if_nameindex
 
-from . import confine, converge, lock, netlink, netns, signals, state, teardown, wireguard
-from .errors import Failure, MissingError, PermissionRefusedError, say, warn
-from .resolve import path_mtu, resolve
+from . import confine, lock, netlink, netns, present, signals, teardown, wireguard
+from .diff import NOTHING, diff, listed, words
+from .errors import ConfigError, Failure, MissingError, PermissionRefusedError, TryAgainError, say, warn
+from .resolve import ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
-    from .tunnel import Tunnel
+    from .tunnel import Peer, Tunnel
+    from .wireguard import Link
 
-_LAST_INDEX = 2**31 - 1
-_TRIES = 5  # a link may be made in the host between our look at the indexes and our request
+_TRIES = 5  # another process may create a link between our look at the indexes and our request
+_ROUNDS = 3  # one change can bring along another: with an IPv4 address go the others of its network
+_RETRY = 5.3  # seconds after which the kernel tries a handshake again (REKEY_TIMEOUT and its jitter)
+_LOOK = 0.2  # seconds between two looks for a handshake
 
 
-def up(link: str, namespace: str, load: Callable[[], Tunnel], patience: float = 0) -> None:
-    """Make the WireGuard link `link` inside the namespace `namespace` as `load` says; its UDP socket stays outside.
+def up(name: str, namespace: str, load: Callable[[], Tunnel], patience: float = 0) -> None:
+    """Bring up the WireGuard link `name` inside the namespace `namespace`; its UDP socket stays outside.
 
-    `load` gives the tunnel with its endpoints resolved. It is called with the namespace's lock held, so that of several
-    runs the last one goes by what stands in the configuration last. With `patience`, in seconds, a handshake is waited
-    for. A link that is there is changed where it differs; whatever fails, what this run changed is undone, and nothing
-    else is touched. Raises `Failure`.
+    `load` gives the tunnel, resolved. It is called with the namespace's lock held, so that the last of several runs
+    uses the configuration as it is then. With `patience`, in seconds, waits for a handshake. Changes only what differs
+    in an existing link; after a failure, undoes what this run changed. Raises `Failure`.
     """
-    try:
-        descriptor = netns.open_namespace(namespace)
-    except MissingError:
-        load()  # what is wrong with the configuration is said first
-        raise
-    status = os.fstat(descriptor)
-    if (status.st_dev, status.st_ino) == netns.own():
-        raise PermissionRefusedError(
-            f'wg-up runs inside the network namespace "{namespace}": the tunnel would have no way out',
-            "run it in the host's network namespace",
-        )
+    descriptor = _open(namespace, load)
     lock.take(descriptor, f'namespace "{namespace}"')
     tunnel = load()
-    mtu = path_mtu(tunnel)
     taken = {index for index, _ in if_nameindex()}
     signals.hold()
     with netlink.Socket() as outside:
         netns.enter(descriptor)
-        with netlink.Socket() as inside, netlink.Socket(netlink.NETLINK_GENERIC) as generic:
-            tunnel = _possible(tunnel, namespace)
-            found = teardown.existing(inside, link, namespace)
-            if found:
-                change = converge.Change(inside, generic, link, found)
-                _change(
-                    change, (link, namespace), (tunnel, mtu), lambda: _wait(generic, (link, found), tunnel, patience)
-                )
+        tunnel = possible(tunnel, namespace)
+        with wireguard.Link(name) as link:
+            link.index = teardown.existing(link.route, name, namespace)
+            if link.index:
+                _change(link, namespace, tunnel, patience)
                 return
-            index = _create(outside, inside, (link, namespace), descriptor, taken)
+            link.index = _create(outside, link, namespace, descriptor, taken)
             try:
-                _configure(inside, generic, index, (tunnel, mtu))
+                _send(link, diff(_with_key(link, NOTHING, tunnel), tunnel, link.device(), tunnel.names()))
                 signals.check()
-                _wait(generic, (link, index), tunnel, patience)
-                confine.write(namespace, link, tunnel)
+                _wait(link, tunnel, patience)
+                confine.write(namespace, name, tunnel)
             except BaseException:
-                _delete(inside, index, link)
+                _delete(link)
                 raise
-    names = "" if tunnel.dns else ", no DNS= in the configuration: names are not looked up"
-    say(f'"{link}" is up in namespace "{namespace}": {len(tunnel.peers)} peer(s), mtu {mtu}{names}')
+    unnamed = "" if tunnel.dns else ", no DNS= in the configuration: names are not looked up"
+    say(f'"{name}" is up in namespace "{namespace}": {len(tunnel.peers)} peer(s), mtu {tunnel.mtu}{unnamed}')
 
 
-def _wait(generic: netlink.Socket, names: tuple[str, int], tunnel: Tunnel, patience: float) -> None:
-    if patience:
-        from . import handshake
-
-        handshake.wait(generic, names, tunnel, patience)
-
-
-def _change(
-    change: converge.Change, names: tuple[str, str], wanted: tuple[Tunnel, int], wait: Callable[[], None]
-) -> None:
-    link, namespace = names
-    tunnel, mtu = wanted
+def _open(namespace: str, load: Callable[[], Tunnel]) -> int:
     try:
-        done = change.make(tunnel, mtu)
-        signals.check()
-        wait()
-        done += confine.write(namespace, link, tunnel)
-    except BaseException:
-        change.undo()
+        descriptor = netns.open_namespace(namespace)
+    except MissingError:
+        load()  # what is wrong with the configuration is reported first
         raise
-    as_configured = f'"{link}" in namespace "{namespace}" is as configured'
-    say(f"{as_configured} now: {converge.listed(done)}" if done else f"{as_configured}: nothing to change")
+    status = os.fstat(descriptor)
+    if (status.st_dev, status.st_ino) == netns.own():
+        raise PermissionRefusedError(
+            f'wg-up runs inside the network namespace "{namespace}": the tunnel\'s own packets would have no route',
+            "run it in the host's network namespace",
+        )
+    return descriptor
 
 
-def _create(
-    outside: netlink.Socket, inside: netlink.Socket, names: tuple[str, str], descriptor: int, taken: set[int]
-) -> int:
-    """Make the link; its index, one that is free in both namespaces (see netlink.create_link)."""
-    link, namespace = names
-    taken = taken | {index for index, _ in if_nameindex()}
-    index = max(taken) if max(taken) < _LAST_INDEX - _TRIES else 1
+def _change(link: Link, namespace: str, tunnel: Tunnel, patience: float) -> None:
+    """Make the existing link what the tunnel says, or leave it as it was."""
+    former, _ = present.read(link)
+    try:
+        done = _converge(link, former, tunnel)
+        signals.check()
+        _wait(link, tunnel, patience)
+        done += confine.write(namespace, link.name, tunnel)
+    except BaseException:
+        _restore(link, former, tunnel.names())
+        raise
+    as_configured = f'"{link.name}" in namespace "{namespace}" is as configured'
+    say(f"{as_configured} now: {listed(done)}" if done else f"{as_configured}: nothing to change")
+
+
+def _converge(link: Link, now: Tunnel, tunnel: Tunnel) -> list[str]:
+    """Send what differs until nothing does; what was done, in words."""
+    done: list[str] = []
+    for _ in range(_ROUNDS):
+        done += words(diff(now, _only_key(now, tunnel)))
+        keyed = _with_key(link, now, tunnel)
+        requests = diff(keyed, tunnel, link.device(), tunnel.names())
+        if keyed is now and not requests:
+            return list(dict.fromkeys(done))
+        done += words(requests)
+        _send(link, requests)
+        now, _ = present.read(link)
+    left = listed(words(diff(now, tunnel, link.device(), tunnel.names())))
+    if left:
+        raise Failure(f'"{link.name}" does not become as configured: {left}', "does another program change it?")
+    return list(dict.fromkeys(done))
+
+
+def _only_key(now: Tunnel, tunnel: Tunnel) -> Tunnel:
+    return now._replace(private_key=tunnel.private_key)
+
+
+def _with_key(link: Link, now: Tunnel, tunnel: Tunnel) -> Tunnel:
+    """Give the link the tunnel's private key; `now` with that, `ConfigError` if it is the key of a peer.
+
+    The kernel ignores a peer with the link's own public key, and only it computes that key.
+    """
+    if now.private_key != tunnel.private_key:
+        now = _only_key(now, tunnel)
+        _send(link, [wireguard.private_key(link.device(), now.private_key)])
+        now = now._replace(public_key=link.read()[0].public_key)
+    name = tunnel.names().get(now.public_key)
+    if name:
+        raise ConfigError(f"{name} has this interface's own public key", "PublicKey= takes the key of the other side")
+    return now
+
+
+def _send(link: Link, requests: list[netlink.Request]) -> None:
+    for batch in netlink.batches(requests):
+        signals.check()
+        link.run(batch)
+
+
+def _restore(link: Link, former: Tunnel, names: dict[bytes, str]) -> None:
+    """Make the link again what it was, or report what it could not be made."""
+    refused: object = ""
+    try:
+        for _ in range(_ROUNDS):
+            for request in diff(present.read(link)[0], former, link.device(), names):
+                try:
+                    link.run([request])
+                except Failure as error:  # then at least all the rest
+                    refused = error
+        left = listed(words(diff(present.read(link)[0], former, link.device(), names)))
+    except Exception as error:  # noqa: BLE001  (whatever it is, the first failure is the one to report)
+        left, refused = "its state cannot be read", type(error).__name__
+    if left:
+        warn(f'"{link.name}" is not what it was before ({refused}); not restored: {left}', "run wg-up once more")
+
+
+def _create(outside: netlink.Socket, link: Link, namespace: str, descriptor: int, taken: set[int]) -> int:
+    """Create the link; its index, one that is free in both namespaces (see netlink.create_link)."""
+    taken |= {index for index, _ in if_nameindex()}
     for _ in range(_TRIES):
-        index = next(free for free in range(index + 1, _LAST_INDEX) if free not in taken)
+        index = next(index for index in range(2, 1 << 31) if index not in taken)
+        taken.add(index)
         signals.check()
         try:
-            outside.run([netlink.create_link(link, teardown.KIND, index, descriptor)])
+            outside.run([netlink.create_link(link.name, teardown.KIND, index, descriptor)])
         except netlink.KernelRefusedError as error:
             if error.errno == errno.EOPNOTSUPP:
                 raise wireguard.no_wireguard() from None
             if error.errno not in (errno.EEXIST, errno.EBUSY):
                 raise
-            if teardown.existing(inside, link, namespace):
-                raise Failure(f'somebody else has just made "{link}" in namespace "{namespace}"') from None
+            if teardown.existing(link.route, link.name, namespace):
+                raise Failure(f'another process has just created "{link.name}" in namespace "{namespace}"') from None
             refused = error
         except Failure:
-            made = netlink.read_link(inside, link)
+            made = netlink.read_link(link.route, link.name)
             if made and made[0] == index:  # the kernel's answer got lost, not the request
-                _delete(inside, index, link)
+                link.index = index
+                _delete(link)
             raise
         else:
             return index
     raise refused
 
 
-def _configure(inside: netlink.Socket, generic: netlink.Socket, index: int, wanted: tuple[Tunnel, int]) -> None:
-    """Give the new link all that it is to have."""
-    tunnel, mtu = wanted
-    family = wireguard.family(generic)
-    new = converge.changes(index, family, state.State(), state.wanted(tunnel, mtu), converge.names(tunnel))
-    converge.apply(inside, generic, new)
-
-
-def _delete(inside: netlink.Socket, index: int, link: str) -> None:
+def _delete(link: Link) -> None:
     try:
-        inside.run([netlink.delete_link(index)])
+        link.run([netlink.delete_link(link.index)])
     except Failure as error:
-        warn(f'the link "{link}" could not be deleted again: {error}', f"wg-down {link}")
+        warn(f'the link "{link.name}" could not be deleted again: {error}', f"wg-down {link.name}")
+
+
+def _wait(link: Link, tunnel: Tunnel, seconds: float) -> None:
+    """Wait for a handshake with a peer that has a default route; without such a peer, with any that has an endpoint.
+
+    A keepalive makes the kernel begin: nothing else is sent. When a peer does not answer, the next address of its name
+    takes its turn. Raises `TryAgainError` after `seconds`, `InterruptError` on a signal.
+    """
+    reachable = [peer for peer in tunnel.peers if peer.endpoint]
+    chosen = [peer for peer in reachable if any(network.prefix <= 1 for network in peer.allowed_ips)] or reachable
+    if not seconds or _is_alive(link, chosen):  # then nothing is to be changed, not even for a moment
+        return
+    silent = [peer.public_key for peer in chosen if not peer.keepalive]
+    began = tried = time.monotonic()
+    turn = 0
+    _set(link, tunnel, {key: {"keepalive": 1} for key in silent})
+    try:
+        while not _is_alive(link, chosen):
+            signals.check()
+            now = time.monotonic()
+            if now - began > seconds:
+                asked = ", ".join(tunnel.names()[peer.public_key] for peer in chosen) or "no peer has an endpoint"
+                raise TryAgainError(
+                    f'"{link.name}": no handshake within {seconds:.0f} s ({asked})',
+                    "are the keys right, and known to the provider? does UDP to the endpoint get through?",
+                )
+            if now - tried > _RETRY:
+                turn, tried = turn + 1, now
+                places = {peer.public_key: peer.endpoint.places() for peer in chosen if peer.endpoint}
+                turns = {key: each[turn % len(each)] for key, each in places.items() if len(each) > 1}
+                _set(link, tunnel, {key: {"endpoint": place} for key, place in turns.items()})
+            time.sleep(_LOOK)
+    finally:
+        _set(link, tunnel, {key: {"keepalive": 0} for key in silent})
+    say(f'"{link.name}": handshake after {time.monotonic() - began:.1f} s')
+
+
+def _is_alive(link: Link, peers: list[Peer]) -> bool:
+    _, sessions = link.read()
+    return any(sessions[peer.public_key].alive(time.time()) for peer in peers if peer.public_key in sessions)
+
+
+def _set(link: Link, tunnel: Tunnel, fields: dict[bytes, dict[str, Any]]) -> None:
+    """Change some fields of peers, by their public keys."""
+    now, _ = link.read()
+    peers = tuple(peer._replace(**fields.get(peer.public_key, {})) for peer in now.peers)
+    for request in diff(now, now._replace(peers=peers), link.device(), tunnel.names()):
+        link.run([request])
 
 
 def _has_ipv6() -> bool:
-    """Whether a link made now in this namespace takes IPv6 addresses (ipv6.disable=1, sysctl disable_ipv6)."""
+    """Whether a new link in this namespace takes IPv6 addresses (ipv6.disable=1, sysctl disable_ipv6)."""
     try:
         with open("/proc/sys/net/ipv6/conf/default/disable_ipv6", "rb") as value:
             return value.read().strip() == b"0"
@@ -146,44 +241,46 @@ def _has_ipv6() -> bool:
         return os.path.exists("/proc/self/net/if_inet6")  # /proc/sys can be hidden (ProcSubset=)
 
 
-def _possible(tunnel: Tunnel, namespace: str) -> Tunnel:
-    """What of the tunnel this process's network namespace can have: without IPv6 less, with a warning."""
+def possible(tunnel: Tunnel, namespace: str) -> Tunnel:
+    """What of the tunnel this process's network namespace can have, as the kernel keeps it; a warning without IPv6."""
     less = tunnel if _has_ipv6() else tunnel.without_ipv6()
     if less != tunnel:
         warn(
             f'namespace "{namespace}" has no IPv6: addresses, allowed IPs and name servers of IPv6 are left out',
             "nothing can leave by IPv6 there; sysctl net.ipv6.conf.default.disable_ipv6=0 would bring it back",
         )
-    return less
+    return less.as_in_kernel()
 
 
-def plan(link: str, namespace: str, tunnel: Tunnel) -> list[str]:
+def plan(name: str, namespace: str, tunnel: Tunnel) -> list[str]:
     """What `up` would do, in words and without keys, for --dry-run.
 
-    Only for a tunnel that is there, since only that is compared, host names are resolved. Raises `Failure`.
+    Resolves host names only for an existing tunnel, since only that is compared. Raises `Failure`.
     """
-    here = os.open("/proc/self/ns/net", os.O_RDONLY)
+    index = 0
     try:
         descriptor = netns.open_namespace(namespace)
-        netns.enter(descriptor)
-        with netlink.Socket() as inside:
-            found = teardown.existing(inside, link, namespace)
+        with netns.Inside(descriptor), netlink.Socket() as inside:
+            index = teardown.existing(inside, name, namespace)
     except MissingError:
-        found = 0
+        pass
     except PermissionRefusedError as error:
-        found = 0
-        warn(f"{error}: these are the steps for a tunnel that is not there yet", "root sees what is there")
-    if found:
-        netns.enter(here)
-        tunnel = resolve(tunnel)
-        mtu = path_mtu(tunnel)
-        netns.enter(descriptor)
-        with netlink.Socket() as inside, netlink.Socket(netlink.NETLINK_GENERIC) as generic:
-            tunnel = _possible(tunnel, namespace)
-            steps = converge.Change(inside, generic, link, found).pending(tunnel, mtu)
-    else:
-        made = netlink.create_link(link, teardown.KIND, 0, 0).what
-        steps = [f'{made} in namespace "{namespace}", its UDP socket in this one']
-        steps += converge.planned(tunnel)
-    steps += confine.write(namespace, link, tunnel, dry=True)
-    return steps or [f'"{link}" in namespace "{namespace}" is as configured: nothing to change']
+        warn(f"{error}: these are the steps for a tunnel that does not exist yet", "root sees what exists")
+    if index:
+        tunnel = ready(tunnel)
+        with netns.Inside(descriptor), wireguard.Link(name, index) as link:
+            steps = differences(link, namespace, present.read(link)[0], tunnel)
+        return steps or [f'"{name}" in namespace "{namespace}" is as configured: nothing to change']
+    created = netlink.create_link(name, teardown.KIND, 0, 0).what
+    steps = [f'{created} in namespace "{namespace}", its UDP socket in this one']
+    steps += words(diff(NOTHING, tunnel, names=tunnel.names()))
+    steps += [] if tunnel.mtu else ["mtu from the route to the endpoint"]
+    return steps + confine.write(namespace, name, tunnel, dry=True)
+
+
+def differences(link: Link, namespace: str, now: Tunnel, tunnel: Tunnel) -> list[str]:
+    """What `up` would change of the tunnel `now`, in words. This process is in the namespace."""
+    tunnel = possible(tunnel, namespace)
+    return words(diff(now, tunnel, link.device(), tunnel.names())) + confine.write(
+        namespace, link.name, tunnel, dry=True
+    )

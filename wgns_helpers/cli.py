@@ -73,7 +73,7 @@ def _wg(program: str, name: str, options: dict[str, str]) -> None:
         _print("".join(f"{step}\n" for step in bringup.plan(link, namespace, load())))
     else:
         resolving, shaking = (_seconds(option, options.get(option, "0")) for option in SECONDS)
-        bringup.up(link, namespace, lambda: resolve.resolve(load(), resolving), shaking)
+        bringup.up(link, namespace, lambda: resolve.ready(load(), resolving), shaking)
 
 
 def _seconds(option: str, value: str) -> int:

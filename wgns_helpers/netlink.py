@@ -17,7 +17,7 @@ from .errors import Failure, system_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Self
 
 NETLINK_ROUTE, NETLINK_GENERIC = 0, 16
@@ -39,17 +39,47 @@ _BATCH = 64  # requests in one datagram; the answers to all of them must fit int
 
 
 class Request:
-    """A message to the kernel, and in words what it is for: for errors, and step by step for --dry-run."""
+    """A message to the kernel: its socket (`protocol`), its bytes, and its words for errors and --dry-run."""
 
-    __slots__ = ("body", "flags", "kind", "steps", "what")
+    __slots__ = ("body", "flags", "kind", "lines", "protocol", "what")
 
-    def __init__(self, what: str, kind: int, body: bytes, flags: int = 0, steps: list[object] | None = None) -> None:
-        self.what, self.kind, self.body, self.flags = what, kind, body, flags
-        self.steps: list[object] = steps or [what]
+    def __init__(
+        self,
+        what: str,
+        kind: int,
+        body: bytes,
+        flags: int = 0,
+        protocol: int = NETLINK_ROUTE,
+        lines: Sequence[Callable[[], str]] = (),
+    ) -> None:
+        self.what, self.kind, self.body, self.flags, self.protocol, self.lines = (
+            what,
+            kind,
+            body,
+            flags,
+            protocol,
+            lines,
+        )
+
+    def words(self) -> list[str]:
+        """What the request does, line by line and without keys; made only now, for they can be many."""
+        return [line() for line in self.lines] or [self.what]
 
     def pack(self, sequence: int) -> bytes:
         """The message with its header; `sequence` numbers the request, the kernel's answer carries it."""
         return _HEADER.pack(16 + len(self.body), self.kind, REQUEST | ACK | self.flags, sequence, 0) + self.body
+
+
+def batches(requests: Iterable[Request]) -> Iterator[list[Request]]:
+    """The requests in their order, those in a row for rtnetlink together; the long ones for WireGuard one by one."""
+    batch: list[Request] = []
+    for request in requests:
+        if batch and NETLINK_GENERIC in (batch[0].protocol, request.protocol):
+            yield batch
+            batch = []
+        batch.append(request)
+    if batch:
+        yield batch
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -261,7 +291,7 @@ def set_link(
     if promote:  # IFLA_AF_SPEC, AF_INET, IFLA_INET_CONF, IPV4_DEVCONF_PROMOTE_SECONDARIES
         payload += attribute(26, attribute(2, attribute(1, attribute(20, pack("=I", 1)))))
     said = [f"mtu {mtu}"] * bool(mtu) + ["up" if up else "down"] * (up is not None)
-    said = said or [f'alias "{alias}"' if alias is not None else "promote secondary addresses"]
+    said = said or ["promote secondary addresses" if alias is None else f'alias "{alias}"' if alias else "remove alias"]
     body = _link_message(index, IFF_UP if up else 0, 0 if up is None else IFF_UP, payload)
     return Request(", ".join(said), RTM_NEWLINK, body)
 

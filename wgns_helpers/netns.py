@@ -126,6 +126,25 @@ def enter(descriptor: int) -> None:
         raise system_error("cannot enter the network namespace", error) from None
 
 
+class Inside:
+    """Have this process in the open network namespace for a while."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._there, self._here = descriptor, -1
+
+    def __enter__(self) -> None:
+        self._here = os.open("/proc/self/ns/net", os.O_RDONLY)
+        try:
+            enter(self._there)
+        except Failure:
+            os.close(self._here)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        enter(self._here)
+        os.close(self._here)
+
+
 def enter_new() -> None:
     """Move this process into a network namespace of its own."""
     try:

@@ -24,6 +24,12 @@ _HINT = "getent ahosts with this name asks the same; is the host online?"
 _PAUSES = (1.0, 2.0, 5.0)  # seconds between two tries, the last one again and again
 
 
+def ready(tunnel: Tunnel, patience: float = 0) -> Tunnel:
+    """The tunnel with an address for each endpoint and an MTU, as `resolve` and `path_mtu` have them."""
+    resolved = resolve(tunnel, patience)
+    return resolved._replace(mtu=path_mtu(resolved))
+
+
 def resolve(tunnel: Tunnel, patience: float = 0) -> Tunnel:
     """The tunnel with an address for each endpoint; all names are looked up at once.
 

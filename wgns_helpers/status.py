@@ -6,15 +6,15 @@ import os
 import time
 from binascii import b2a_base64
 
-from . import confine, errors, netlink, netns, state
+from . import confine, errors, netlink, netns
 from .errors import Failure, MissingError, PermissionRefusedError
+from .tunnel import NOWHERE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .state import Session
-    from .tunnel import Peer
+    from .tunnel import Peer, Session, Tunnel
 
 _UNITS = (".service", ".scope", ".socket", ".mount", ".swap")  # those that can have processes (systemd.unit(5))
 _SPANS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
@@ -39,42 +39,63 @@ def index(link: str) -> int:
     return found[0] if found and found[1] == "wireguard" else 0
 
 
-def _configured(link: str) -> str:
-    """The configuration's path. From here on the credentials of the tunnel's unit are found, as `wg-up` finds them."""
-    places = [f"/run/credentials/{unit}" for unit in (f"wg@{link}.service".replace("+", r"\x2b"), "wg.service")]
-    os.environ["CREDENTIALS_DIRECTORY"] = places[link == "wg" and not os.path.isdir(places[0])]
-    return f"/etc/wireguard/{link}.conf"
-
-
 def look(name: str) -> dict[str, Any]:
     """All there is to tell of the tunnel `name`, as README.md describes it; without private and preshared keys.
 
     What cannot be seen is None, and why is in "unseen". Raises `MissingError` where there is no such namespace.
     """
-    here, there = os.open("/proc/self/ns/net", os.O_RDONLY), netns.open_namespace(name)
+    there = netns.open_namespace(name)
     inode, path = os.fstat(there).st_ino, f"{netns.DIRECTORY}/{name}"
     inside, hidden = _inside(os.fstat(there))
     unseen = [f"whether {hidden} processes of others are inside"] * bool(hidden)
     tunnel = {"name": name, "namespace": path, "inode": inode, "inside": inside, **_dns(name), "present": None}
     tunnel |= dict.fromkeys(("up", "public_key", "listen_port", "addresses", "mtu", "peers", "differences"))
     try:
-        netns.enter(there)
-        link = index(name)
+        with netns.Inside(there):
+            link = index(name)
         tunnel["present"] = bool(link)
         if link:
-            tunnel |= _interface(state.read(name, link), int(time.time()))
-        netns.enter(here)
-        if link:
-            tunnel["differences"], why = _differences(name)
+            seen, why = _link(name, link, there)
+            tunnel |= seen
             unseen += [f"what differs from the configuration: {why}"] * bool(why)
     except PermissionRefusedError as error:
         unseen.append(f"the tunnel itself: {error}")
     finally:
-        if not os.path.samestat(os.stat("/proc/self/ns/net"), os.fstat(here)):
-            netns.enter(here)
-        os.close(here)
         os.close(there)
     return {**tunnel, "unseen": unseen, "faults": _faults(tunnel)}
+
+
+def _link(name: str, link_index: int, namespace: int) -> tuple[dict[str, Any], str]:
+    """What is to tell of the link, and why it cannot be compared with its configuration, if so."""
+    from . import bringup, present, wireguard
+
+    wanted, why = _configured(name)
+    with netns.Inside(namespace), wireguard.Link(name, link_index) as link:
+        now, sessions = present.read(link)
+        differences = bringup.differences(link, name, now, wanted) if wanted else None
+    clock = int(time.time())
+    return {
+        "up": now.up,
+        "public_key": _key(now.public_key) if now.private_key else "",
+        "listen_port": now.listen_port,
+        "addresses": [str(address) for address in now.addresses],
+        "mtu": now.mtu,
+        "peers": [peer_at(peer, sessions[peer.public_key], clock) for peer in now.peers],
+        "differences": differences,
+    }, why
+
+
+def _configured(name: str) -> tuple[Tunnel | None, str]:
+    """The tunnel that the configuration describes, or why it cannot be told; credentials as the tunnel's unit has."""
+    from . import config, resolve
+
+    errors.leave_out_warnings()
+    places = [f"/run/credentials/{unit}" for unit in (f"wg@{name}.service".replace("+", r"\x2b"), "wg.service")]
+    os.environ["CREDENTIALS_DIRECTORY"] = places[name == "wg" and not os.path.isdir(places[0])]
+    try:
+        return resolve.ready(config.load(f"/etc/wireguard/{name}.conf")), ""
+    except Failure as error:
+        return None, str(error)
 
 
 def _inside(namespace: os.stat_result) -> tuple[dict[str, dict[int, str]], int]:
@@ -115,25 +136,14 @@ def _dns(name: str) -> dict[str, list[str] | None]:
     }
 
 
-def _interface(now: state.State, clock: int) -> dict[str, Any]:
-    return {
-        "up": now.up,
-        "public_key": _key(now.public_key) if now.private_key else "",
-        "listen_port": now.listen_port,
-        "addresses": [str(address) for address in now.addresses],
-        "mtu": now.mtu,
-        "peers": [peer_at(peer, now.sessions[key], clock) for key, peer in now.peers.items()],
-    }
-
-
 def peer_at(peer: Peer, session: Session, clock: int) -> dict[str, Any]:
     """A peer at the time `clock`. One without keepalive may be idle, unless all traffic is its."""
     age = max(clock - session.handshake, 0) if session.handshake else None
     return {
         "public_key": _key(peer.public_key),
-        "state": "never" if age is None else "alive" if age < state.ALIVE else "stale",
+        "state": "never" if age is None else "alive" if session.alive(clock) else "stale",
         "handshake": age,
-        "endpoint": str(peer.endpoint) if peer.endpoint else "",
+        "endpoint": "" if peer.endpoint in (None, NOWHERE) else str(peer.endpoint),
         "received": session.received,
         "sent": session.sent,
         "allowed_ips": [str(network) for network in peer.allowed_ips],
@@ -144,18 +154,6 @@ def peer_at(peer: Peer, session: Session, clock: int) -> dict[str, Any]:
 
 def _key(key: bytes) -> str:
     return b2a_base64(key, newline=False).decode()
-
-
-def _differences(name: str) -> tuple[list[str] | None, str]:
-    """What `wg-up --dry-run` says, or why that cannot be said. Leaves this process in the namespace."""
-    from . import bringup, config
-
-    errors.leave_out_warnings()
-    try:
-        steps = bringup.plan(name, name, config.load(_configured(name)))
-    except Failure as error:
-        return None, str(error)
-    return [step for step in steps if not step.endswith(": nothing to change")], ""
 
 
 def _faults(tunnel: dict[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.kernel.conftest import snapshot
+from tests.kernel.test_imports import loaded
 from tests.kernel.test_tunnel import CONFIG, provider, write
 from tests.support import PUBLIC2, ROOT, run, shell
 from wgns_helpers import resolve
@@ -121,6 +122,9 @@ def test_a_handshake_is_waited_for(provider: str) -> None:
     assert int(when) > 0
     assert shell("ip netns exec wg wg show wg persistent-keepalive").split()[1] == "off"
     assert run("wg-up", "--wait-handshake", "60").returncode == 0
+    run("wg-down").check_returncode()
+    names, code = loaded("wg-up", "--wait-handshake", "60")
+    assert (code, "pyroute2" in names) == (0, False)
 
 
 @pytest.mark.wireguard

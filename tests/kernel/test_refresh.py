@@ -90,6 +90,19 @@ def test_a_name_that_has_another_address(named: str) -> None:
 
 
 @pytest.mark.wireguard
+def test_it_never_loads_pyroute2(named: str) -> None:
+    """Nor a thread pool or json: neither where there is nothing to do nor where it looks a name up and moves a peer."""
+    hosts("192.0.2.77")
+    up(named)
+    for address in ("192.0.2.77", "192.0.2.2"):
+        hosts(address)
+        names, code = loaded("wgns", "refresh")
+        assert code == 0
+        assert not {"pyroute2", "asyncio", "concurrent", "json"} & {name.partition(".")[0] for name in names}
+    assert "192.0.2.2:51820" in shell("ip netns exec wg wg show wg endpoints")
+
+
+@pytest.mark.wireguard
 def test_the_session_comes_back(provider: str) -> None:
     """A provider that has moved is found by its new address, without wg-up, and the tunnel works again."""
     hosts("192.0.2.77")

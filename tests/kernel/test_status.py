@@ -16,8 +16,7 @@ from tests.kernel.conftest import snapshot
 from tests.kernel.test_tunnel import ping, provider, public, write
 from tests.support import MINIMAL, POWERLESS, PRESHARED, PUBLIC, ROOT, run, shell
 from wgns_helpers import confine, status
-from wgns_helpers.state import Session
-from wgns_helpers.tunnel import Network, Peer, Tunnel
+from wgns_helpers.tunnel import Network, Peer, Session, Tunnel
 
 __all__ = ["provider"]
 

@@ -1,0 +1,171 @@
+"""From one tunnel to another: the requests to the kernel, in the order in which they are sent."""
+
+from __future__ import annotations
+
+from _socket import AF_INET, AF_INET6
+from binascii import b2a_base64
+
+from . import netlink, wireguard
+from .tunnel import NOWHERE, Tunnel
+from .wireguard import Device
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from .netlink import Request
+    from .tunnel import Endpoint, Network, Peer
+
+NOTHING = Tunnel(b"", routes=(), up=False)  # what a new link has
+_IPV6_MINIMUM = 1280  # bytes (RFC 8200); below it the kernel takes IPv6 off the link
+_LISTED = 20  # words in one message
+
+
+def diff(
+    now: Tunnel, wanted: Tunnel, device: Device | None = None, names: dict[bytes, str] | None = None
+) -> list[Request]:
+    """The requests that make `wanted`, resolved, of `now`; `names` is what their words call the peers.
+
+    What comes is first and what goes is last, so that traffic which neither concerns goes on, and a failure finds all
+    still present that cannot be restored. Of routes, only those of wg-up go. A listen port stays if 0 is wanted, and an
+    endpoint stays if None is wanted or if it is one of the wanted name's addresses.
+    """
+    device, names = device or Device(), names or {}
+    if wanted.routes is None:
+        wanted = wanted.as_in_kernel()
+    return [
+        *_device(device, now, wanted),
+        *wireguard.peers(device, _peers(now, wanted, names)),
+        *_coming(device.ifindex, now, wanted),
+        *wireguard.peers(device, _removed(now, wanted, names)),
+        *_going(device.ifindex, now, wanted),
+    ]
+
+
+def words(requests: Iterable[Request]) -> list[str]:
+    """What the requests do, without repetition."""
+    return list(dict.fromkeys(line for request in requests for line in request.words()))
+
+
+def listed(lines: list[str]) -> str:
+    """The lines in one, the first of them where there are many."""
+    more = [f"{len(lines) - _LISTED} more"] * (len(lines) > _LISTED)
+    return "; ".join(lines[:_LISTED] + more)
+
+
+def _device(device: Device, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
+    if wanted.private_key != now.private_key:
+        yield wireguard.private_key(device, wanted.private_key)
+    if wanted.fwmark != now.fwmark:
+        yield wireguard.fwmark(device, wanted.fwmark)
+    if wanted.listen_port not in (0, now.listen_port):
+        yield wireguard.listen_port(device, wanted.listen_port)
+
+
+def _peers(now: Tunnel, wanted: Tunnel, names: dict[bytes, str]) -> Iterator[wireguard.Part]:
+    """New peers and changed ones."""
+    present = {peer.public_key: peer for peer in now.peers}
+    moved = {ip for peer in wanted.peers if present for ip in _gained(present.get(peer.public_key), peer)}
+    for peer in wanted.peers:
+        name, former = _name(peer.public_key, names), present.get(peer.public_key)
+        if former and peer.endpoint == NOWHERE != former.endpoint:  # the kernel cannot take an endpoint away
+            yield from wireguard.peer(name, peer.public_key, wireguard.REMOVE)
+            former = None
+        if former:
+            yield from _changed(name, former, peer, moved)
+        else:
+            yield from wireguard.peer(
+                name,
+                peer.public_key,
+                wireguard.REPLACE_ALLOWED_IPS,
+                preshared_key=peer.preshared_key or None,
+                endpoint=None if peer.endpoint == NOWHERE else peer.endpoint,
+                keepalive=peer.keepalive or None,
+                allowed_ips=peer.allowed_ips,
+            )
+
+
+def _changed(name: str, former: Peer, peer: Peer, moved: set[Network]) -> Iterator[wireguard.Part]:
+    """What differs in a peer. An allowed IP that it loses to another peer moves by itself."""
+    lost = set(former.allowed_ips) - set(peer.allowed_ips) - moved
+    gained = peer.allowed_ips if lost else tuple(_gained(former, peer))
+    preshared_key = peer.preshared_key if peer.preshared_key != former.preshared_key else None
+    keepalive = peer.keepalive if peer.keepalive != former.keepalive else None
+    endpoint = None if _is_at(former, peer.endpoint) else peer.endpoint
+    if lost or gained or endpoint or (preshared_key, keepalive) != (None, None):
+        yield from wireguard.peer(
+            name,
+            peer.public_key,
+            wireguard.UPDATE_ONLY | (wireguard.REPLACE_ALLOWED_IPS if lost else 0),
+            preshared_key=preshared_key,
+            endpoint=endpoint,
+            keepalive=keepalive,
+            allowed_ips=gained,
+        )
+
+
+def _is_at(peer: Peer, endpoint: Endpoint | None) -> bool:
+    """Whether the present peer's endpoint may stay."""
+    places = [place.sockaddr() for place in endpoint.places()] if endpoint else []
+    return not endpoint or (peer.endpoint or NOWHERE).sockaddr() in places
+
+
+def _gained(former: Peer | None, peer: Peer) -> set[Network]:
+    return set(peer.allowed_ips) - set(former.allowed_ips if former else ())
+
+
+def _removed(now: Tunnel, wanted: Tunnel, names: dict[bytes, str]) -> Iterator[wireguard.Part]:
+    """The peers that go, after all that comes: their sessions cannot be restored."""
+    wished = {peer.public_key for peer in wanted.peers}
+    for key in [peer.public_key for peer in now.peers if peer.public_key not in wished]:
+        yield from wireguard.peer(_name(key, names), key, wireguard.REMOVE)
+
+
+def _name(key: bytes, names: dict[bytes, str]) -> str:
+    """The peer's place in the configuration; of one that is not in it the beginning of its public key."""
+    return names.get(key) or f'peer "{b2a_base64(key).decode()[:8]}…"'
+
+
+def _coming(index: int, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
+    """Addresses, MTU and state of the link, and routes that come."""
+    if wanted.mtu != now.mtu and wanted.mtu >= _IPV6_MINIMUM:
+        yield netlink.set_link(index, mtu=wanted.mtu)
+    if any(address.family == AF_INET for address in _surplus(now, wanted)):  # secondary ones are not to go with it
+        yield netlink.set_link(index, promote=True)
+    for address in _replaced(now, wanted):
+        yield netlink.address(index, *address, remove=True)
+    for address in wanted.addresses:
+        if address not in now.addresses:
+            yield netlink.address(index, *address)
+    if wanted.up != now.up:
+        yield netlink.set_link(index, up=wanted.up, promote=True)
+    present = {route[:2] for route in now.routes or ()}
+    for network, table, ours in wanted.routes or ():
+        if ours and (network, table) not in present:
+            yield netlink.route(index, *network, table)
+
+
+def _going(index: int, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
+    """Routes and addresses that go, and an MTU that IPv6 does not survive."""
+    wished = {route[:2] for route in wanted.routes or ()}
+    for network, table, ours in now.routes or ():
+        if ours and (network, table) not in wished:
+            yield netlink.route(index, *network, table, remove=True)
+    replaced = _replaced(now, wanted)
+    for address in _surplus(now, wanted):
+        if address not in replaced:
+            yield netlink.address(index, *address, remove=True)
+    if wanted.mtu != now.mtu and 0 < wanted.mtu < _IPV6_MINIMUM:
+        yield netlink.set_link(index, mtu=wanted.mtu)
+    if wanted.alias != now.alias:
+        yield netlink.set_link(index, alias=wanted.alias)
+
+
+def _surplus(now: Tunnel, wanted: Tunnel) -> list[Network]:
+    return [address for address in now.addresses if address not in wanted.addresses]
+
+
+def _replaced(now: Tunnel, wanted: Tunnel) -> list[Network]:
+    """IPv6 addresses with another prefix length: the kernel has each address once, so the former one goes first."""
+    texts = {address.address for address in wanted.addresses if address.family == AF_INET6}
+    return [address for address in _surplus(now, wanted) if address.address in texts]
