@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import MINIMAL, PRESHARED, PRIVATE, PUBLIC, PUBLIC2, assert_no_key
-from wgns_helpers import config, reader, values
+from wgns_helpers import config
 from wgns_helpers.errors import ConfigError, Failure, MissingError
-from wgns_helpers.tunnel import Network, Peer, Route, Tunnel
+from wgns_helpers.tunnel import Network, Peer, Route, Tunnel, network
 
 
 @pytest.fixture(autouse=True)
@@ -27,11 +27,6 @@ def load(tmp_path: Path, text: str, option: str = "") -> Tunnel:
     path.write_text(text, newline="")
     path.chmod(0o600)
     return config.load(str(path), option)
-
-
-def network(text: str) -> Network:
-    """A network from its usual form."""
-    return values.network(text)
 
 
 def b64(text: str) -> bytes:
@@ -124,13 +119,13 @@ def test_leading_zeros_and_single_digits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "mark"), [("off", 0), ("OFF", 0), ("0", 0), ("0x0", 0), ("0xffffffff", 2**32 - 1)])
 def test_marks(text: str, mark: int) -> None:
     """Marks as wg(8) has them."""
-    assert values.fwmark(text) == mark
+    assert config.fwmark(text) == mark
 
 
 @pytest.mark.parametrize(("text", "table"), [("auto", 254), ("off", 0), ("1", 1), ("4294967295", 2**32 - 1)])
 def test_tables(text: str, table: int) -> None:
     """Tables as wg-quick(8) has them; auto is the main table of the namespace."""
-    assert values.table(text) == table
+    assert config.table(text) == table
 
 
 def test_keys_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +251,7 @@ def test_ten_thousand_peers(tmp_path: Path) -> None:
 def test_any_text_is_read_or_refused(text: str) -> None:
     """Whatever stands in the file, the outcome is sections or a refusal in one line, without anything like a key."""
     try:
-        reader.sections(reader.decode((MINIMAL + text).encode(), "wg.conf"), "wg.conf")
+        config.sections(config.decode((MINIMAL + text).encode(), "wg.conf"), "wg.conf")
     except Failure as failure:
         said = f"{failure}; {failure.hint}"
     else:
@@ -274,7 +269,7 @@ lines = st.sampled_from(
 def test_any_order_of_lines_is_read_or_refused(chosen: list[str]) -> None:
     """Known lines in any order end in sections or in one line, and never lose a peer."""
     try:
-        _, peers = reader.sections("\n".join(chosen), "wg.conf")
+        _, peers = config.sections("\n".join(chosen), "wg.conf")
     except Failure as failure:
         assert_no_key(str(failure) + failure.hint)
     else:
@@ -285,7 +280,7 @@ def test_any_order_of_lines_is_read_or_refused(chosen: list[str]) -> None:
 def test_networks_as_inet_pton_has_them(address: object, prefix: int) -> None:
     """Every address with every legal prefix length is itself again."""
     text = f"{address}/{min(prefix, 32 if '.' in str(address) else 128)}"
-    found = values.network(text)
+    found = network(text)
     assert socket.inet_ntop(found.family, found.address) == socket.inet_ntop(
         found.family, socket.inet_pton(found.family, str(address))
     )

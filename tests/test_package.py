@@ -22,10 +22,8 @@ MAY_IMPORT = {
     "__init__": "",
     "errors": "",
     "signals": "errors",
-    "tunnel": "",
-    "values": "errors tunnel",
-    "reader": "errors values",
-    "config": "errors reader tunnel values",
+    "tunnel": "errors",
+    "config": "errors tunnel",
     "resolve": "errors signals tunnel",
     "lock": "errors signals",
     "netns": "errors lock signals",
@@ -40,7 +38,7 @@ MAY_IMPORT = {
     "check": "confine errors netns",
     "dropin": "errors",
     "status": "bringup config confine errors netlink netns present resolve tunnel wireguard",
-    "refresh": "diff errors lock netns reader resolve status tunnel values wireguard",
+    "refresh": "config diff errors lock netns resolve status tunnel wireguard",
     "execute": "check dropin errors netns",
     "usage": "errors",
     "cli": "__init__ bringup check config dropin errors execute naming netns refresh resolve signals status teardown "
@@ -64,8 +62,8 @@ def test_imports_go_one_way(path: Path) -> None:
 
 
 def test_wgconfig_and_pyroute2_have_their_place() -> None:
-    """Wgconfig is imported in reader.py only, pyroute2 in present.py only, and there not on the ordinary way."""
-    for library, module in (("wgconfig", "reader"), ("pyroute2", "present")):
+    """Wgconfig is imported in config.py only, pyroute2 in present.py only, and there not on the ordinary way."""
+    for library, module in (("wgconfig", "config"), ("pyroute2", "present")):
         imports = {
             path.stem: re.findall(rf"^ *(?:from|import) {library}\b", path.read_text(), re.MULTILINE)
             for path in MODULES

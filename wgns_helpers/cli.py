@@ -67,7 +67,7 @@ def _wg(program: str, name: str, options: dict[str, str]) -> None:
     from . import bringup, config, resolve
 
     def load() -> Tunnel:
-        return config.load(options.get("--config", f"/etc/wireguard/{link}.conf"), options.get("--private-key", ""))
+        return config.load(options.get("--config", config.path_of(link)), options.get("--private-key", ""))
 
     if "--dry-run" in options:
         _print("".join(f"{step}\n" for step in bringup.plan(link, namespace, load())))

@@ -6,10 +6,10 @@ import os
 import time
 from _socket import inet_ntop
 
-from . import errors, lock, netns, reader, resolve, status, values
+from . import config, errors, lock, netns, resolve, status
 from .diff import diff
 from .errors import ConfigError, Failure, MissingError, TryAgainError, say
-from .tunnel import NOWHERE, Peer, Tunnel
+from .tunnel import NOWHERE, Peer, Tunnel, endpoint
 from .wireguard import Link
 
 TYPE_CHECKING = False
@@ -25,7 +25,7 @@ def refresh(name: str = "") -> None:
     Changes nothing but endpoints. Raises `Failure` when all is done, `TryAgainError` if a name does not resolve.
     """
     failures: list[Failure] = []
-    for each in [name] if name else [each for each in status.names() if os.path.exists(_path(each))]:
+    for each in [name] if name else [each for each in status.names() if os.path.exists(config.path_of(each))]:
         try:
             descriptor = netns.open_namespace(each)
             try:
@@ -43,7 +43,7 @@ def refresh(name: str = "") -> None:
 
 def _refresh(name: str, descriptor: int, *, required: bool) -> list[Failure]:
     """Refresh one tunnel, by addresses that are looked up in this process's namespace; what did not resolve."""
-    wanted = _configured(_path(name))
+    wanted = _configured(config.path_of(name))
     if not any(peer.endpoint for peer in wanted.peers):
         return []
     with netns.Inside(descriptor):
@@ -91,23 +91,19 @@ def _move(link: Link, found: dict[bytes, list[Endpoint]], wanted: Tunnel) -> Non
             say(f'"{link.name}": {line}', priority=errors.NOTICE)
 
 
-def _path(name: str) -> str:
-    return f"/etc/wireguard/{name}.conf"
-
-
 def _configured(path: str) -> Tunnel:
     """The peers of a configuration, with an endpoint if that is a host name. Reads no keys: it needs none."""
     errors.leave_out_warnings()
     try:
         with open(path, "rb") as file:
-            _, sections = reader.sections(reader.decode(file.read(), path), path)
+            _, sections = config.sections(config.decode(file.read(), path), path)
     except FileNotFoundError:
         raise ConfigError(f'"{path}": no such file or directory') from None
     peers = []
     for section in sections:
-        endpoint = section.one("Endpoint", values.endpoint, None)
-        named = endpoint if endpoint and not _is_literal(endpoint.host) else None
-        peers.append(Peer(section.one("PublicKey", values.key, b""), endpoint=named))
+        place = section.one("Endpoint", endpoint, None)
+        named = place if place and not _is_literal(place.host) else None
+        peers.append(Peer(section.one("PublicKey", config.key, b""), endpoint=named))
     return Tunnel(b"", peers=tuple(peers))
 
 

@@ -93,7 +93,7 @@ def _configured(name: str) -> tuple[Tunnel | None, str]:
     places = [f"/run/credentials/{unit}" for unit in (f"wg@{name}.service".replace("+", r"\x2b"), "wg.service")]
     os.environ["CREDENTIALS_DIRECTORY"] = places[name == "wg" and not os.path.isdir(places[0])]
     try:
-        return resolve.ready(config.load(f"/etc/wireguard/{name}.conf")), ""
+        return resolve.ready(config.load(config.path_of(name))), ""
     except Failure as error:
         return None, str(error)
 

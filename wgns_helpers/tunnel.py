@@ -1,10 +1,16 @@
-"""A tunnel as immutable values: what is wanted, from config.py, and what is present, from present.py."""
+"""A tunnel as immutable values: what is wanted, from config.py, and what is present, from present.py.
+
+The functions at the end read single values, as strictly as wg(8) and wg-quick(8) or more so; they take a text without
+blanks and raise ValueError(what is wrong[, hint]).
+"""
 
 from __future__ import annotations
 
 import _socket
 from operator import itemgetter
 from struct import pack
+
+from .errors import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +45,8 @@ else:
             return f"<{type(self).__name__}>"
 
 
+DIGITS_AND_DOTS = frozenset("0123456789.")
+_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
 ALIVE = 180  # seconds after the handshake until a session ends (REJECT_AFTER_TIME of WireGuard)
 
 
@@ -190,3 +198,64 @@ class Tunnel(NamedTuple):
             dns=tuple(server for server in self.dns if ":" not in server),
             peers=tuple(peer._replace(allowed_ips=ipv4(peer.allowed_ips)) for peer in self.peers),
         )
+
+
+def number(value: str, lowest: int, highest: int, *, zeros: bool = True) -> int:
+    """A decimal number in a range (ASCII digits only).
+
+    It may begin with `zeros` where wg(8) reads it; ip(8), to which wg-quick(8) hands on the rest, takes it for octal.
+    """
+    digits = value.lstrip("0") or value[:1]  # int() would refuse many zeros
+    legal = value.isascii() and value.isdigit() and (zeros or value == digits)
+    if legal and len(digits) <= 20 and lowest <= int(digits) <= highest:
+        return int(digits)
+    raise ValueError(f"{shown(value)} is not a number from {lowest} to {highest}")
+
+
+def network(value: str, *, zeros: bool = True) -> Network:
+    """An address with a prefix length (without: all its bits), as inet_pton(3) reads it. `zeros`: see number()."""
+    text, slash, length = value.partition("/")
+    family, bits = (_socket.AF_INET6, 128) if ":" in text else (_socket.AF_INET, 32)
+    try:
+        prefix = number(length, 0, bits, zeros=zeros) if slash else bits
+        return Network(family, _socket.inet_pton(family, text), prefix)
+    except (OSError, ValueError):
+        example = "fd00::2/128" if bits == 128 else "10.0.0.2/32"
+        raise ValueError(f"{shown(value)} is not ADDRESS/LENGTH, like {example}; legal lengths: 0 to {bits}") from None
+
+
+def endpoint(value: str) -> Endpoint:
+    """HOST:PORT, or [IPV6]:PORT."""
+    host, _, port = value.rpartition(":")
+    try:
+        port_number = number(port, 1, 65535)
+    except ValueError:
+        raise ValueError(f"{shown(value)} is not HOST:PORT with a port from 1 to 65535") from None
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{shown(value)}: where does the address end?", "write [IPV6]:PORT")
+    if not (_is_ipv6(host) if ":" in host else is_host_name(host)):
+        raise ValueError(f"{shown(value)}: neither a host name nor an address")
+    return Endpoint(host, port_number)
+
+
+def _is_ipv6(text: str) -> bool:
+    address, percent, zone = text.partition("%")
+    return reads(_socket.AF_INET6, address) and bool(zone) == bool(percent) and _NAME_CHARACTERS.issuperset(zone)
+
+
+def is_host_name(text: str) -> bool:
+    """As RFC 1123 has it, underscores too; an IPv4 address is one, but nothing else in digits and dots."""
+    if DIGITS_AND_DOTS.issuperset(text):
+        return reads(_socket.AF_INET, text)
+    labels = text.removesuffix(".").split(".")
+    return len(text) <= 253 and _NAME_CHARACTERS.issuperset(text) and all(0 < len(label) <= 63 for label in labels)
+
+
+def reads(family: int, text: str) -> bool:
+    """Whether inet_pton(3) does."""
+    try:
+        return bool(_socket.inet_pton(family, text))
+    except OSError:
+        return False

@@ -97,7 +97,8 @@ class Looker:
         addresses = [
             (a["family"], a.get("IFA_ADDRESS"), a["prefixlen"], names[a["index"]]) for a in self.inside.get_addr()
         ]
-        fields = ("RTA_DST", "RTA_TABLE", "RTA_PRIORITY", "RTA_PREFSRC")
+        # Not RTA_PREFSRC, which is the oldest address of the network: wg-up leaves the order of addresses alone
+        fields = ("RTA_DST", "RTA_TABLE", "RTA_PRIORITY")
         routes = [
             (r["family"], r["proto"], r["type"], r["scope"], r["dst_len"], names[r.get("RTA_OIF")], *map(r.get, fields))
             for family in (socket.AF_INET, socket.AF_INET6)

@@ -12,7 +12,7 @@ from tests.support import MINIMAL, ROOT, shell
 # What the programs may load on their ordinary way besides the bare interpreter: nearly all of it is compiled in or C.
 # argparse, collections, enum, pathlib, re, socket, typing … cost milliseconds each, pyroute2 two hundred
 LIBRARY = {"__future__", "_blake2", "_ctypes", "_operator", "_queue", "_signal", "_socket", "_struct", "binascii"}
-LIBRARY |= {"errno", "fcntl", "gc", "operator", "struct", "types", "wgconfig"}
+LIBRARY |= {"errno", "fcntl", "gc", "io", "operator", "struct", "types", "wgconfig"}
 LIBRARY |= {"ctypes"}  # before Python 3.12, and to mount
 EVERY = {"", "cli", "errors", "lock", "netlink", "netns", "signals", "usage"}
 PACKAGE = {
@@ -21,8 +21,8 @@ PACKAGE = {
     "wgns check": EVERY | {"check", "confine"},
     "wg-down": EVERY | {"confine", "teardown"},
     "wg-up": EVERY
-    | {"bringup", "confine", "config", "diff", "present", "reader", "resolve", "teardown", "tunnel"}
-    | {"values", "wireguard"},
+    | {"bringup", "confine", "config", "diff", "present", "resolve", "teardown", "tunnel"}
+    | {"wireguard"},
 }
 
 
