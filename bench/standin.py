@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import sys
 
-from wgns_helpers import teardown
+from wgns_helpers import wg_down
 
 TYPE_CHECKING = False  # typing itself would cost what is measured here
 if TYPE_CHECKING:
     from wgns_helpers.netlink import Request, Socket
     from wgns_helpers.tunnel import Session, Tunnel
 
-teardown.KIND = os.environ["STANDIN_KIND"]
+wg_down.KIND = os.environ["STANDIN_KIND"]
 
 
 def _patch_wireguard() -> None:

@@ -33,16 +33,15 @@ MAY_IMPORT = {
     "diff": "netlink tunnel wireguard",
     "naming": "errors netlink netns signals",
     "confine": "errors netns tunnel",
-    "teardown": "confine errors lock netlink netns signals",
-    "bringup": "confine diff errors lock netlink netns present resolve signals teardown tunnel wireguard",
+    "wg_down": "confine errors lock netlink netns signals",
+    "wg_up": "confine diff errors lock netlink netns present resolve signals wg_down tunnel wireguard",
     "check": "confine errors netns",
     "dropin": "errors",
-    "status": "bringup config confine errors netlink netns present resolve tunnel wireguard",
+    "status": "wg_up config confine errors netlink netns present resolve tunnel wireguard",
     "refresh": "config diff errors lock netns resolve status tunnel wireguard",
     "execute": "check dropin errors netns",
-    "usage": "errors",
-    "cli": "__init__ bringup check config dropin errors execute naming netns refresh resolve signals status teardown "
-    "tunnel usage",
+    "cli": "__init__ check config dropin errors execute naming netns refresh resolve signals status tunnel wg_down "
+    "wg_up",
 }
 
 

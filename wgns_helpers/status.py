@@ -67,12 +67,12 @@ def look(name: str) -> dict[str, Any]:
 
 def _link(name: str, link_index: int, namespace: int) -> tuple[dict[str, Any], str]:
     """What is to tell of the link, and why it cannot be compared with its configuration, if so."""
-    from . import bringup, present, wireguard
+    from . import present, wg_up, wireguard
 
     wanted, why = _configured(name)
     with netns.Inside(namespace), wireguard.Link(name, link_index) as link:
         now, sessions = present.read(link)
-        differences = bringup.differences(link, name, now, wanted) if wanted else None
+        differences = wg_up.differences(link, name, now, wanted) if wanted else None
     clock = int(time.time())
     return {
         "up": now.up,

@@ -219,7 +219,7 @@ TRACED += ",unlink,unlinkat,rmdir,setns,mount,umount2,unshare"
 
 
 # Requests that read, as strace knows them by name, or not: RTM_GET…, a dump, CTRL_CMD_GETFAMILY
-READS = r"nlmsg_type=(RTM_GET|nlctrl|0x1[26ae] )|NLM_F_DUMP|NLM_F_REQUEST\|(NLM_F_ACK\|)?0x300"
+READS = r"nlmsg_type=(RTM_GET|nlctrl|0x12 )|NLM_F_DUMP|NLM_F_REQUEST\|(NLM_F_ACK\|)?0x300"
 READS += r'|nlmsg_type=0x10 .*}, "\\x03\\x01'
 
 

@@ -14,15 +14,13 @@ from tests.support import MINIMAL, ROOT, shell
 LIBRARY = {"__future__", "_blake2", "_ctypes", "_operator", "_queue", "_signal", "_socket", "_struct", "binascii"}
 LIBRARY |= {"errno", "fcntl", "gc", "io", "operator", "struct", "types", "wgconfig"}
 LIBRARY |= {"ctypes"}  # before Python 3.12, and to mount
-EVERY = {"", "cli", "errors", "lock", "netlink", "netns", "signals", "usage"}
+EVERY = {"", "cli", "errors", "lock", "netlink", "netns", "signals"}
 PACKAGE = {
     "netns-up": EVERY | {"naming"},
     "netns-down": EVERY | {"naming"},
     "wgns check": EVERY | {"check", "confine"},
-    "wg-down": EVERY | {"confine", "teardown"},
-    "wg-up": EVERY
-    | {"bringup", "confine", "config", "diff", "present", "resolve", "teardown", "tunnel"}
-    | {"wireguard"},
+    "wg-down": EVERY | {"confine", "wg_down"},
+    "wg-up": EVERY | {"wg_up", "confine", "config", "diff", "present", "resolve", "wg_down", "tunnel"} | {"wireguard"},
 }
 
 

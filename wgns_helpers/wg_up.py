@@ -7,7 +7,7 @@ import os
 import time
 from _socket import if_nameindex
 
-from . import confine, lock, netlink, netns, present, signals, teardown, wireguard
+from . import confine, lock, netlink, netns, present, signals, wg_down, wireguard
 from .diff import NOTHING, diff, listed, words
 from .errors import ConfigError, Failure, MissingError, PermissionRefusedError, TryAgainError, say, warn
 from .resolve import ready
@@ -42,7 +42,7 @@ def up(name: str, namespace: str, load: Callable[[], Tunnel], patience: float = 
         netns.enter(descriptor)
         tunnel = possible(tunnel, namespace)
         with wireguard.Link(name) as link:
-            link.index = teardown.existing(link.route, name, namespace)
+            link.index = wg_down.existing(link.route, name, namespace)
             if link.index:
                 _change(link, namespace, tunnel, patience)
                 return
@@ -157,13 +157,13 @@ def _create(outside: netlink.Socket, link: Link, namespace: str, descriptor: int
         taken.add(index)
         signals.check()
         try:
-            outside.run([netlink.create_link(link.name, teardown.KIND, index, descriptor)])
+            outside.run([netlink.create_link(link.name, wg_down.KIND, index, descriptor)])
         except netlink.KernelRefusedError as error:
             if error.errno == errno.EOPNOTSUPP:
                 raise wireguard.no_wireguard() from None
             if error.errno not in (errno.EEXIST, errno.EBUSY):
                 raise
-            if teardown.existing(link.route, link.name, namespace):
+            if wg_down.existing(link.route, link.name, namespace):
                 raise Failure(f'another process has just created "{link.name}" in namespace "{namespace}"') from None
             refused = error
         except Failure:
@@ -261,7 +261,7 @@ def plan(name: str, namespace: str, tunnel: Tunnel) -> list[str]:
     try:
         descriptor = netns.open_namespace(namespace)
         with netns.Inside(descriptor), netlink.Socket() as inside:
-            index = teardown.existing(inside, name, namespace)
+            index = wg_down.existing(inside, name, namespace)
     except MissingError:
         pass
     except PermissionRefusedError as error:
@@ -271,7 +271,7 @@ def plan(name: str, namespace: str, tunnel: Tunnel) -> list[str]:
         with netns.Inside(descriptor), wireguard.Link(name, index) as link:
             steps = differences(link, namespace, present.read(link)[0], tunnel)
         return steps or [f'"{name}" in namespace "{namespace}" is as configured: nothing to change']
-    created = netlink.create_link(name, teardown.KIND, 0, 0).what
+    created = netlink.create_link(name, wg_down.KIND, 0, 0).what
     steps = [f'{created} in namespace "{namespace}", its UDP socket in this one']
     steps += words(diff(NOTHING, tunnel, names=tunnel.names()))
     steps += [] if tunnel.mtu else ["mtu from the route to the endpoint"]
