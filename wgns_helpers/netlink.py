@@ -117,6 +117,7 @@ class Socket:
         except OSError as error:
             raise system_error("cannot open a netlink socket", error) from None
         self._sequence = 0
+        self._torn = False  # whether the last list is
 
     def __enter__(self) -> Self:
         return self
@@ -153,46 +154,27 @@ class Socket:
         read again. Raises `Failure`.
         """
         for _ in range(_TRIES):
-            answers = self._list(request)
-            if answers is not None:
+            answers = self._exchange([request])
+            if not self._torn:
                 return answers
         raise Failure(f"{request.what} changed each time it was read", "does another program change it?")
-
-    def _list(self, request: Request) -> list[bytes] | None:
-        """As `dump`; None if the list is torn."""
-        self._sequence += 1
-        answers: list[bytes] = []
-        failed: Failure | None = None
-        number = torn = 0
-        try:
-            self._socket.sendto(request.pack(self._sequence), (0, 0))
-            for kind, flags, sequence, payload in self._receive():
-                if sequence != self._sequence:
-                    continue
-                torn |= flags & _NLM_F_DUMP_INTR
-                if kind == _NLMSG_DONE:  # with the kernel's own error where it gave up (netlink_dump_done)
-                    number = _errno(int.from_bytes(payload[:4], byteorder, signed=True))
-                    break
-                if kind == _NLMSG_ERROR:
-                    number, failed = errno.EBADMSG, refusal(request.what, flags, payload)
-                    break
-                answers.append(payload)
-        except OSError as error:
-            failed = system_error(f"{request.what}: netlink", error)
-        if number or failed:
-            raise failed or system_error(f"{request.what}: netlink", OSError(number, ""))
-        return None if torn else answers
 
     def _exchange(self, batch: list[Request]) -> list[bytes]:
         open_requests = {self._sequence + 1 + i: request for i, request in enumerate(batch)}
         self._sequence += len(batch)
+        self._torn = False
         answers, failed = [], None
         try:
             self._socket.sendto(b"".join(r.pack(s) for s, r in open_requests.items()), (0, 0))
             for kind, flags, sequence, payload in self._receive():
-                if sequence in open_requests and kind == _NLMSG_ERROR:
-                    failed = failed or refusal(open_requests.pop(sequence).what, flags, payload)
-                elif sequence in open_requests:
+                request = open_requests.get(sequence)
+                if not request:
+                    continue
+                self._torn |= bool(flags & _NLM_F_DUMP_INTR)
+                if kind == _NLMSG_ERROR or (kind == _NLMSG_DONE and request.flags & DUMP):
+                    del open_requests[sequence]
+                    failed = failed or refusal(request.what, flags, payload, is_end=kind == _NLMSG_DONE)
+                else:
                     answers.append(payload)
                 if not open_requests:
                     break
@@ -228,26 +210,26 @@ class KernelRefusedError(Failure):
     errno = 0
 
 
-def refusal(what: str, flags: int, payload: bytes) -> Failure | None:
-    """The exception for the payload of an NLMSG_ERROR, with the kernel's own words; None for an acknowledgement."""
+def refusal(what: str, flags: int, payload: bytes, *, is_end: bool = False) -> Failure | None:
+    """The exception for the payload of an NLMSG_ERROR, with the kernel's own words; None for an acknowledgement.
+
+    The NLMSG_DONE at the end of a list has such a number too, of an error at which the kernel gave it up, or 0.
+    """
     answer, length = unpack_from("=iI", payload) if len(payload) >= 20 else (1, 16)
+    if is_end:
+        answer = int.from_bytes(payload[:4], byteorder, signed=True)
     if not answer:
         return None
-    number = _errno(answer)
-    echoed = 0 if flags & _NLM_F_CAPPED else max(length - 16, 0)
-    said = attributes(payload, 20 + -(-echoed // 4) * 4) if flags & _NLM_F_ACK_TLVS else {}
-    detail = said.get(1, b"").rstrip(b"\0").decode(errors="replace")  # NLMSGERR_ATTR_MSG
+    number = -answer if -4096 < answer < 0 else errno.EBADMSG  # MAX_ERRNO of linux/err.h
+    echoed = 0 if is_end or flags & _NLM_F_CAPPED else max(length - 16, 0)
+    words = attributes(payload, 4 if is_end else 20 + -(-echoed // 4) * 4) if flags & _NLM_F_ACK_TLVS else {}
+    detail = words.get(1, b"").rstrip(b"\0").decode(errors="replace")  # NLMSGERR_ATTR_MSG
     plain = system_error(what, OSError(number, ""), detail)
     if plain.code != 1:
         return plain
     failure = KernelRefusedError(str(plain), plain.hint)
     failure.errno = number
     return failure
-
-
-def _errno(answer: int) -> int:
-    """The error number in the kernel's answer, 0 for none; beyond MAX_ERRNO of linux/err.h it is no error number."""
-    return -answer if -4096 < answer <= 0 else errno.EBADMSG
 
 
 def _link_message(index: int = 0, flags: int = 0, change: int = 0, payload: bytes = b"") -> bytes:

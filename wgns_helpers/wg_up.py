@@ -48,7 +48,7 @@ def up(name: str, namespace: str, load: Callable[[], Tunnel], patience: float = 
                 return
             link.index = _create(outside, link, namespace, descriptor, taken)
             try:
-                _send(link, diff(_with_key(link, NOTHING, tunnel), tunnel, link.device(), tunnel.names()))
+                _send(link, NOTHING, tunnel)
                 signals.check()
                 _wait(link, tunnel, patience)
                 confine.write(namespace, name, tunnel)
@@ -93,13 +93,10 @@ def _converge(link: Link, now: Tunnel, tunnel: Tunnel) -> list[str]:
     """Send what differs until nothing does; what was done, in words."""
     done: list[str] = []
     for _ in range(_ROUNDS):
-        done += words(diff(now, _only_key(now, tunnel)))
-        keyed = _with_key(link, now, tunnel)
-        requests = diff(keyed, tunnel, link.device(), tunnel.names())
-        if keyed is now and not requests:
+        requests = _send(link, now, tunnel)
+        if not requests:
             return list(dict.fromkeys(done))
         done += words(requests)
-        _send(link, requests)
         now, _ = present.read(link)
     left = listed(words(diff(now, tunnel, link.device(), tunnel.names())))
     if left:
@@ -107,29 +104,23 @@ def _converge(link: Link, now: Tunnel, tunnel: Tunnel) -> list[str]:
     return list(dict.fromkeys(done))
 
 
-def _only_key(now: Tunnel, tunnel: Tunnel) -> Tunnel:
-    return now._replace(private_key=tunnel.private_key)
+def _send(link: Link, now: Tunnel, tunnel: Tunnel) -> list[netlink.Request]:
+    """Send the requests that make `tunnel` of `now`, and return them.
 
-
-def _with_key(link: Link, now: Tunnel, tunnel: Tunnel) -> Tunnel:
-    """Give the link the tunnel's private key; `now` with that, `ConfigError` if it is the key of a peer.
-
-    The kernel ignores a peer with the link's own public key, and only it computes that key.
+    The kernel ignores a peer with the link's own public key. Only it computes that key, so the private key goes first.
     """
-    if now.private_key != tunnel.private_key:
-        now = _only_key(now, tunnel)
-        _send(link, [wireguard.private_key(link.device(), now.private_key)])
-        now = now._replace(public_key=link.read()[0].public_key)
-    name = tunnel.names().get(now.public_key)
-    if name:
-        raise ConfigError(f"{name} has this interface's own public key", "PublicKey= takes the key of the other side")
-    return now
-
-
-def _send(link: Link, requests: list[netlink.Request]) -> None:
-    for batch in netlink.batches(requests):
+    requests = diff(now, tunnel, link.device(), tunnel.names())
+    new_key = int(now.private_key != tunnel.private_key)
+    for batch in netlink.batches(requests[:new_key]):
+        link.run(batch)
+    own = link.read()[0].public_key if new_key else now.public_key
+    if own in tunnel.names():
+        text = f"{tunnel.names()[own]} has this interface's own public key"
+        raise ConfigError(text, "PublicKey= takes the key of the other side")
+    for batch in netlink.batches(requests[new_key:]):
         signals.check()
         link.run(batch)
+    return requests
 
 
 def _restore(link: Link, former: Tunnel, names: dict[bytes, str]) -> None:
