@@ -6,13 +6,13 @@ of two sections with one key), so it only gets to see text that `_normalized` ha
 
 from __future__ import annotations
 
-import _socket
 import os
 import stat
 from binascii import a2b_base64, b2a_base64
 from io import StringIO
 
 from .errors import HIDDEN, ConfigError, MissingError, shown, system_error, warn
+from .netlink import socket
 from .tunnel import DIGITS_AND_DOTS, Peer, Tunnel, endpoint, is_host_name, network, number, reads
 
 TYPE_CHECKING = False
@@ -385,7 +385,7 @@ def is_server(value: str) -> bool:
 
 def dns(value: str) -> str:
     """An address of a name server, or a search domain."""
-    family = _socket.AF_INET6 if ":" in value else _socket.AF_INET
+    family = socket.AF_INET6 if ":" in value else socket.AF_INET
     legal = reads(family, value) if is_server(value) else is_host_name(value)
     if not legal:
         raise ValueError(f"{shown(value)} is neither an address nor a search domain")

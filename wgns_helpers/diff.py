@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from _socket import AF_INET, AF_INET6
 from binascii import b2a_base64
 
 from . import netlink, wireguard
+from .netlink import socket
 from .tunnel import NOWHERE, Tunnel
 from .wireguard import Device
 
@@ -130,7 +130,7 @@ def _coming(index: int, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
     """Addresses, MTU and state of the link, and routes that come."""
     if wanted.mtu != now.mtu and wanted.mtu >= _IPV6_MINIMUM:
         yield netlink.set_link(index, mtu=wanted.mtu)
-    if any(address.family == AF_INET for address in _surplus(now, wanted)):  # secondary ones are not to go with it
+    if any(address.family == socket.AF_INET for address in _surplus(now, wanted)):  # the others are to stay
         yield netlink.set_link(index, promote=True)
     for address in _replaced(now, wanted):
         yield netlink.address(index, *address, remove=True)
@@ -167,5 +167,5 @@ def _surplus(now: Tunnel, wanted: Tunnel) -> list[Network]:
 
 def _replaced(now: Tunnel, wanted: Tunnel) -> list[Network]:
     """IPv6 addresses with another prefix length: the kernel has each address once, so the former one goes first."""
-    texts = {address.address for address in wanted.addresses if address.family == AF_INET6}
+    texts = {address.address for address in wanted.addresses if address.family == socket.AF_INET6}
     return [address for address in _surplus(now, wanted) if address.address in texts]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import _socket
 from struct import pack
 
 from . import netlink
 from .errors import MissingError
+from .netlink import socket
 from .tunnel import Network, Route
 
 TYPE_CHECKING = False
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from .tunnel import Session, Tunnel
     from .wireguard import Link
 
-_FAMILIES = (_socket.AF_INET, _socket.AF_INET6)
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _UNICAST, _KERNEL_LL = 1, 3  # RTN_UNICAST; IFAPROT_KERNEL_LL: a link-local address that nobody configured
-_METRIC = {_socket.AF_INET: 0, _socket.AF_INET6: 1024}  # of wg-up's routes; IP6_RT_PRIO_USER
+_METRIC = {socket.AF_INET: 0, socket.AF_INET6: 1024}  # of wg-up's routes; IP6_RT_PRIO_USER
 _ALIAS = "wg-up "  # how the alias begins that earlier versions of wg-up set
 
 
@@ -85,5 +85,5 @@ def _routes(messages: Iterator[Any], index: int) -> list[Route]:
 
 
 def _network(family: int, address: str | None, prefix: int) -> Network:
-    address = address or ("0.0.0.0" if family == _socket.AF_INET else "::")  # noqa: S104  (a network)
-    return Network(family, _socket.inet_pton(family, address), prefix)
+    address = address or ("0.0.0.0" if family == socket.AF_INET else "::")  # noqa: S104  (a network)
+    return Network(family, socket.inet_pton(family, address), prefix)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from _socket import inet_ntop
 
 from . import config, errors, lock, netns, resolve, status
 from .diff import diff
 from .errors import ConfigError, Failure, MissingError, TryAgainError, say
+from .netlink import socket
 from .tunnel import NOWHERE, Peer, Tunnel, endpoint
 from .wireguard import Link
 
@@ -85,7 +85,7 @@ def _move(link: Link, found: dict[bytes, list[Endpoint]], wanted: Tunnel) -> Non
     for peer in wanted.peers:
         key = peer.public_key
         if key in silent and places[key] != former[key]:
-            place = places[key]._replace(host=inet_ntop(places[key].family, places[key].address))
+            place = places[key]._replace(host=socket.inet_ntop(places[key].family, places[key].address))
             formerly = "" if former[key] == NOWHERE else f", no longer {former[key]}"
             line = f"{wanted.names()[key]}: endpoint {peer.endpoint} is {place} now{formerly}"
             say(f'"{link.name}": {line}', priority=errors.NOTICE)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import _socket
 import time
 
 from . import signals
 from .errors import TryAgainError, say, shown, warn
+from .netlink import socket
 from .tunnel import Endpoint
 
 TYPE_CHECKING = False
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _IP_MTU, _IPV6_MTU = 14, 24  # ip(7), ipv6(7): the path MTU of a connected socket
 _OVERHEAD = 80  # bytes that WireGuard adds at most, over IPv6 (wg-quick(8))
 _IPV6_MINIMUM = 1280  # bytes (RFC 8200); below it the kernel takes IPv6 off the link
-_ANYWHERE = Endpoint("", 51820, _socket.AF_INET, b"\xc0\0\2\1")  # TEST-NET-1 (RFC 5737): goes by the default route
+_ANYWHERE = Endpoint("", 51820, socket.AF_INET, b"\xc0\0\2\1")  # TEST-NET-1 (RFC 5737): goes by the default route
 _AT_ONCE = 16  # names looked up at the same time
 _HINT = "getent ahosts with this name asks the same; is the host online?"
 _PAUSES = (1.0, 2.0, 5.0)  # seconds between two tries, the last one again and again
@@ -81,9 +81,9 @@ def _look_up(wanted: list[Endpoint], found: dict[Endpoint, list[Endpoint]], end:
 
 def _literal(endpoint: Endpoint) -> Endpoint | None:
     """A literal address needs no resolver, and loading one costs milliseconds."""
-    for family in (_socket.AF_INET, _socket.AF_INET6):
+    for family in (socket.AF_INET, socket.AF_INET6):
         try:
-            return endpoint._replace(family=family, address=_socket.inet_pton(family, endpoint.host))
+            return endpoint._replace(family=family, address=socket.inet_pton(family, endpoint.host))
         except OSError:
             continue
     return None
@@ -99,12 +99,12 @@ def addresses(endpoint: Endpoint) -> list[Endpoint]:
         return [literal]
     try:
         host = endpoint.host.encode()  # a str would load the idna codec
-        answers = _socket.getaddrinfo(host, endpoint.port, 0, _socket.SOCK_DGRAM, _socket.IPPROTO_UDP)
-    except _socket.gaierror as error:
+        answers = socket.getaddrinfo(host, endpoint.port, 0, socket.SOCK_DGRAM, socket.IPPROTO_UDP)
+    except socket.gaierror as error:
         raise _unresolved(endpoint, str(error.args[-1]).lower()) from None
     found = []
     for family, _, _, _, address in answers:
-        packed = _socket.inet_pton(family, str(address[0]).partition("%")[0])
+        packed = socket.inet_pton(family, str(address[0]).partition("%")[0])
         scope = int(address[3]) if len(address) == 4 else 0
         found.append(endpoint._replace(family=family, address=packed, scope=scope))
     return sorted(dict.fromkeys(found), key=lambda one: not has_route(one)) if len(found) > 1 else found
@@ -132,15 +132,15 @@ def path_mtu(tunnel: Tunnel) -> int:
 
 def _mtu_to(endpoint: Endpoint) -> int:
     """The path MTU in bytes, 0 where there is no route. Connecting a UDP socket sends nothing."""
-    address = _socket.inet_ntop(endpoint.family, endpoint.address)
+    address = socket.inet_ntop(endpoint.family, endpoint.address)
     udp = None
     try:
-        udp = _socket.socket(endpoint.family, _socket.SOCK_DGRAM)
-        if endpoint.family == _socket.AF_INET:
+        udp = socket.socket(endpoint.family, socket.SOCK_DGRAM)
+        if endpoint.family == socket.AF_INET:
             udp.connect((address, endpoint.port))
-            return udp.getsockopt(_socket.IPPROTO_IP, _IP_MTU)
+            return udp.getsockopt(socket.IPPROTO_IP, _IP_MTU)
         udp.connect((address, endpoint.port, 0, endpoint.scope))
-        return udp.getsockopt(_socket.IPPROTO_IPV6, _IPV6_MTU)
+        return udp.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
     except OSError:
         return 0
     finally:

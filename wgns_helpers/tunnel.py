@@ -6,11 +6,11 @@ blanks and raise ValueError(what is wrong[, hint]).
 
 from __future__ import annotations
 
-import _socket
 from operator import itemgetter
 from struct import pack
 
 from .errors import shown
+from .netlink import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Network(NamedTuple):
         return self if masked == number else self._replace(address=masked.to_bytes(len(self.address), "big"))
 
     def __str__(self) -> str:
-        return f"{_socket.inet_ntop(self.family, self.address)}/{self.prefix}"
+        return f"{socket.inet_ntop(self.family, self.address)}/{self.prefix}"
 
 
 class Route(NamedTuple):
@@ -95,7 +95,7 @@ class Endpoint(NamedTuple):
     def sockaddr(self) -> bytes:
         """The resolved address as struct sockaddr_in or sockaddr_in6."""
         port = pack("!H", self.port)
-        if self.family == _socket.AF_INET:
+        if self.family == socket.AF_INET:
             return pack("=H", self.family) + port + self.address + bytes(8)
         return pack("=H", self.family) + port + bytes(4) + self.address + pack("=I", self.scope)
 
@@ -185,13 +185,13 @@ class Tunnel(NamedTuple):
 
     def has_ipv6(self) -> bool:
         """Whether it has an IPv6 address or route, and so needs an MTU of at least 1280 bytes (RFC 8200)."""
-        return any(network.family == _socket.AF_INET6 for network in (*self.addresses, *self.routed()))
+        return any(network.family == socket.AF_INET6 for network in (*self.addresses, *self.routed()))
 
     def without_ipv6(self) -> Tunnel:
         """The same for a namespace without IPv6."""
 
         def ipv4(networks: tuple[Network, ...]) -> tuple[Network, ...]:
-            return tuple(network for network in networks if network.family == _socket.AF_INET)
+            return tuple(network for network in networks if network.family == socket.AF_INET)
 
         return self._replace(
             addresses=ipv4(self.addresses),
@@ -215,10 +215,10 @@ def number(value: str, lowest: int, highest: int, *, zeros: bool = True) -> int:
 def network(value: str, *, zeros: bool = True) -> Network:
     """An address with a prefix length (without: all its bits), as inet_pton(3) reads it. `zeros`: see number()."""
     text, slash, length = value.partition("/")
-    family, bits = (_socket.AF_INET6, 128) if ":" in text else (_socket.AF_INET, 32)
+    family, bits = (socket.AF_INET6, 128) if ":" in text else (socket.AF_INET, 32)
     try:
         prefix = number(length, 0, bits, zeros=zeros) if slash else bits
-        return Network(family, _socket.inet_pton(family, text), prefix)
+        return Network(family, socket.inet_pton(family, text), prefix)
     except (OSError, ValueError):
         example = "fd00::2/128" if bits == 128 else "10.0.0.2/32"
         raise ValueError(f"{shown(value)} is not ADDRESS/LENGTH, like {example}; legal lengths: 0 to {bits}") from None
@@ -242,13 +242,13 @@ def endpoint(value: str) -> Endpoint:
 
 def _is_ipv6(text: str) -> bool:
     address, percent, zone = text.partition("%")
-    return reads(_socket.AF_INET6, address) and bool(zone) == bool(percent) and _NAME_CHARACTERS.issuperset(zone)
+    return reads(socket.AF_INET6, address) and bool(zone) == bool(percent) and _NAME_CHARACTERS.issuperset(zone)
 
 
 def is_host_name(text: str) -> bool:
     """As RFC 1123 has it, underscores too; an IPv4 address is one, but nothing else in digits and dots."""
     if DIGITS_AND_DOTS.issuperset(text):
-        return reads(_socket.AF_INET, text)
+        return reads(socket.AF_INET, text)
     labels = text.removesuffix(".").split(".")
     return len(text) <= 253 and _NAME_CHARACTERS.issuperset(text) and all(0 < len(label) <= 63 for label in labels)
 
@@ -256,6 +256,6 @@ def is_host_name(text: str) -> bool:
 def reads(family: int, text: str) -> bool:
     """Whether inet_pton(3) does."""
     try:
-        return bool(_socket.inet_pton(family, text))
+        return bool(socket.inet_pton(family, text))
     except OSError:
         return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-from _socket import if_nameindex
 
 from . import confine, lock, netlink, netns, present, signals, wg_down, wireguard
 from .diff import NOTHING, diff, listed, words
@@ -36,7 +35,7 @@ def up(name: str, namespace: str, load: Callable[[], Tunnel], patience: float = 
     descriptor = _open(namespace, load)
     lock.take(descriptor, f'namespace "{namespace}"')
     tunnel = load()
-    taken = {index for index, _ in if_nameindex()}
+    taken = {index for index, _ in netlink.socket.if_nameindex()}
     signals.hold()
     with netlink.Socket() as outside:
         netns.enter(descriptor)
@@ -142,7 +141,7 @@ def _restore(link: Link, former: Tunnel, names: dict[bytes, str]) -> None:
 
 def _create(outside: netlink.Socket, link: Link, namespace: str, descriptor: int, taken: set[int]) -> int:
     """Create the link; its index, one that is free in both namespaces (see netlink.create_link)."""
-    taken |= {index for index, _ in if_nameindex()}
+    taken |= {index for index, _ in netlink.socket.if_nameindex()}
     for _ in range(_TRIES):
         index = next(index for index in range(2, 1 << 31) if index not in taken)
         taken.add(index)

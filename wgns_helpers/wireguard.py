@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-from _socket import AF_INET, AF_INET6, inet_ntop
 from struct import Struct, pack, unpack_from
 from sys import byteorder
 
 from .errors import MissingError
-from .netlink import DUMP, NESTED, NETLINK_GENERIC, Request, Socket, attribute, attributes, each
+from .netlink import DUMP, NESTED, NETLINK_GENERIC, Request, Socket, attribute, attributes, each, socket
 from .tunnel import NOWHERE, Endpoint, NamedTuple, Network, Peer, Session, Tunnel
 
 TYPE_CHECKING = False
@@ -23,7 +22,7 @@ REMOVE, REPLACE_ALLOWED_IPS, UPDATE_ONLY = 1, 2, 4  # enum wgpeer_flag
 _ROOM = 60000  # bytes of peers in one message; an attribute holds 65,535
 _STEP = 1500  # allowed IPs in one message, at most 36 bytes each
 # WGALLOWEDIP_A_FAMILY, _IPADDR and _CIDR_MASK in their nest, in one go: there can be 100,000
-_ALLOWED_IP = {AF_INET: Struct("=HHHHHxxHH4sHHBxxx"), AF_INET6: Struct("=HHHHHxxHH16sHHBxxx")}
+_ALLOWED_IP = {socket.AF_INET: Struct("=HHHHHxxHH4sHHBxxx"), socket.AF_INET6: Struct("=HHHHHxxHH16sHHBxxx")}
 
 
 class Device(NamedTuple):
@@ -216,11 +215,10 @@ def _network(found: dict[int, bytes]) -> Network:
 def _endpoint(sockaddr: bytes) -> Endpoint:
     """The endpoint in a struct sockaddr_in or sockaddr_in6."""
     family, (port,) = _number(sockaddr[:2]), unpack_from("!H", sockaddr.ljust(4, b"\0"), 2)
-    if family == AF_INET:
-        return Endpoint(inet_ntop(family, sockaddr[4:8]), port, family, sockaddr[4:8])
-    if family == AF_INET6:
-        return Endpoint(inet_ntop(family, sockaddr[8:24]), port, family, sockaddr[8:24], _number(sockaddr[24:28]))
-    return NOWHERE
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        return NOWHERE
+    address = sockaddr[4:8] if family == socket.AF_INET else sockaddr[8:24]
+    return Endpoint(socket.inet_ntop(family, address), port, family, address, _number(sockaddr[24:28]))
 
 
 def _secret(key: bytes) -> bytes:
