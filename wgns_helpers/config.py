@@ -71,7 +71,7 @@ def load(path: str, private_key_file: str = "") -> Tunnel:
 
 
 def _check(tunnel: Tunnel, interface: Section) -> None:
-    """What concerns more than one value."""
+    """Check what concerns more than one value."""
     if not tunnel.peers:
         warn(f"{interface.source}: no [Peer]: nothing can go through this tunnel")
     if not tunnel.addresses:
@@ -80,7 +80,7 @@ def _check(tunnel: Tunnel, interface: Section) -> None:
         warn(f"{interface.source}: DNS has search domains only: without a name server they are not used")
     for position, address in enumerate(tunnel.addresses):
         if address in tunnel.addresses[:position]:
-            raise interface.error("Address", position, f"{address} stands there twice")
+            raise interface.error("Address", position, f"{address} appears twice")
         if not any(address.address):
             raise interface.error("Address", position, f"{address} is nobody's address")
     if 0 < tunnel.mtu < 1280 and tunnel.has_ipv6():
@@ -152,7 +152,7 @@ def _read(path: str, limit: int) -> tuple[bytes, bool]:
             hint = "--config - reads a configuration from a pipe" if limit == _SIZE_LIMIT else ""
             raise ConfigError(f"{path}: {kind}", hint)
         if status.st_size > limit:
-            raise ConfigError(f"{path}: {status.st_size} bytes, at most {limit} are read: not what it should be")
+            raise ConfigError(f"{path}: {status.st_size} bytes, expected at most {limit}")
         reachable = os.stat(os.path.dirname(path) or ".").st_mode & stat.S_IXOTH
         return os.read(descriptor, limit), bool(status.st_mode & stat.S_IROTH and reachable)
     except OSError as error:
@@ -165,7 +165,7 @@ def _find(name: str, directory: str) -> str:
     """Where a key file is: relative names are credentials, or stand beside the configuration."""
     path = _credential(name) or os.path.join(directory, name)
     if shown(name) == HIDDEN and not os.path.exists(path):
-        raise ValueError("the name of a file is wanted, this looks like a key (not shown)")
+        raise ValueError("expected the name of a file, this looks like a key (not shown)")
     return path
 
 
@@ -186,7 +186,7 @@ def _key_file(path: str) -> bytes:
 
 
 class Section:
-    """What stands in one section: the values of each key, and the line of each value."""
+    """One section: the values of each key, and the line of each value."""
 
     def __init__(self, source: str, title: str, line: int = 0) -> None:
         self.source, self.title, self.line = source, title, line
@@ -297,7 +297,7 @@ def _add(section: Section | None, line: int, content: str) -> None:
         known = shown(written) if len(written) <= _LONGEST else "(not shown: too long for one)"
         raise ValueError(f"unknown key {known}", _similar(written))
     if section is None:
-        raise ValueError(f"{name} stands before any section", f"write {title} above it")
+        raise ValueError(f"{name} appears before any section", f"write {title} above it")
     if title != section.title:
         raise ValueError(f"{name} belongs in {title}")
     if name == "SaveConfig" and value.strip(_BLANKS).lower() not in ("true", "false"):
@@ -307,7 +307,7 @@ def _add(section: Section | None, line: int, content: str) -> None:
         lines.append(line)
         return
     if lines and name not in _LISTS:
-        raise ValueError(f"{name} again; it stands in line {lines[0]} too")
+        raise ValueError(f"{name} again; it appears in line {lines[0]} too")
     values = _values(name, value.strip(_BLANKS))
     lines += [line] * len(values)
     if values:  # the colon keeps wgconfig from making numbers of digits (007 would become 7)
@@ -348,7 +348,7 @@ def key(value: str) -> bytes:
         raw = b""
     if len(raw) == 32 and b2a_base64(raw, newline=False).decode() == value:
         return raw
-    raise ValueError(f"not a key: 44 characters of base64 that end in = are wanted, this has {len(value)} (not shown)")
+    raise ValueError(f"not a key: expected 44 characters of base64 that end in =, this has {len(value)} (not shown)")
 
 
 def keepalive(value: str) -> int:

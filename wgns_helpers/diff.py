@@ -26,9 +26,9 @@ def diff(
 ) -> list[Request]:
     """The requests that make `wanted`, resolved, of `now`; `names` is what their words call the peers.
 
-    What comes is first and what goes is last, so that traffic which neither concerns goes on, and a failure finds all
-    still present that cannot be restored. Of routes, only those of wg-up go. A listen port stays if 0 is wanted, and an
-    endpoint stays if None is wanted or if it is one of the wanted name's addresses.
+    Additions are first and removals last: other traffic goes on meanwhile, and after a failure everything that cannot
+    be restored is still present. Only routes of wg-up are removed. The listen port stays if 0 is wanted, an endpoint
+    stays if None is wanted or if it is one of the addresses of the wanted name.
     """
     device, names = device or Device(), names or {}
     if wanted.routes is None:
@@ -36,9 +36,9 @@ def diff(
     return [
         *_device(device, now, wanted),
         *wireguard.peers(device, _peers(now, wanted, names)),
-        *_coming(device.ifindex, now, wanted),
-        *wireguard.peers(device, _removed(now, wanted, names)),
-        *_going(device.ifindex, now, wanted),
+        *_additions(device.ifindex, now, wanted),
+        *wireguard.peers(device, _former_peers(now, wanted, names)),
+        *_removals(device.ifindex, now, wanted),
     ]
 
 
@@ -63,7 +63,7 @@ def _device(device: Device, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
 
 
 def _peers(now: Tunnel, wanted: Tunnel, names: dict[bytes, str]) -> Iterator[wireguard.Part]:
-    """New peers and changed ones."""
+    """Add peers, and change present ones."""
     present = {peer.public_key: peer for peer in now.peers}
     moved = {ip for peer in wanted.peers if present for ip in _gained(present.get(peer.public_key), peer)}
     for peer in wanted.peers:
@@ -86,7 +86,7 @@ def _peers(now: Tunnel, wanted: Tunnel, names: dict[bytes, str]) -> Iterator[wir
 
 
 def _changed(name: str, former: Peer, peer: Peer, moved: set[Network]) -> Iterator[wireguard.Part]:
-    """What differs in a peer. An allowed IP that it loses to another peer moves by itself."""
+    """Change a present peer. An allowed IP that it loses to another peer moves by itself."""
     lost = set(former.allowed_ips) - set(peer.allowed_ips) - moved
     gained = peer.allowed_ips if lost else tuple(_gained(former, peer))
     preshared_key = peer.preshared_key if peer.preshared_key != former.preshared_key else None
@@ -114,10 +114,10 @@ def _gained(former: Peer | None, peer: Peer) -> set[Network]:
     return set(peer.allowed_ips) - set(former.allowed_ips if former else ())
 
 
-def _removed(now: Tunnel, wanted: Tunnel, names: dict[bytes, str]) -> Iterator[wireguard.Part]:
-    """The peers that go, after all that comes: their sessions cannot be restored."""
-    wished = {peer.public_key for peer in wanted.peers}
-    for key in [peer.public_key for peer in now.peers if peer.public_key not in wished]:
+def _former_peers(now: Tunnel, wanted: Tunnel, names: dict[bytes, str]) -> Iterator[wireguard.Part]:
+    """Remove peers, after all additions: their sessions cannot be restored."""
+    kept = {peer.public_key for peer in wanted.peers}
+    for key in [peer.public_key for peer in now.peers if peer.public_key not in kept]:
         yield from wireguard.peer(_name(key, names), key, wireguard.REMOVE)
 
 
@@ -126,8 +126,8 @@ def _name(key: bytes, names: dict[bytes, str]) -> str:
     return names.get(key) or f'peer "{b2a_base64(key).decode()[:8]}…"'
 
 
-def _coming(index: int, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
-    """Addresses, MTU and state of the link, and routes that come."""
+def _additions(index: int, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
+    """Set MTU and state of the link, add addresses and routes."""
     if wanted.mtu != now.mtu and wanted.mtu >= _IPV6_MINIMUM:
         yield netlink.set_link(index, mtu=wanted.mtu)
     if any(address.family == socket.AF_INET for address in _surplus(now, wanted)):  # the others are to stay
@@ -145,11 +145,11 @@ def _coming(index: int, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
             yield netlink.route(index, *network, table)
 
 
-def _going(index: int, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
-    """Routes and addresses that go, and an MTU that IPv6 does not survive."""
-    wished = {route[:2] for route in wanted.routes or ()}
+def _removals(index: int, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
+    """Remove routes and addresses, and set an MTU that IPv6 does not survive."""
+    kept = {route[:2] for route in wanted.routes or ()}
     for network, table, ours in now.routes or ():
-        if ours and (network, table) not in wished:
+        if ours and (network, table) not in kept:
             yield netlink.route(index, *network, table, remove=True)
     replaced = _replaced(now, wanted)
     for address in _surplus(now, wanted):

@@ -42,20 +42,26 @@ def up(name: str, namespace: str, load: Callable[[], Tunnel], patience: float = 
         tunnel = possible(tunnel, namespace)
         with wireguard.Link(name) as link:
             link.index = wg_down.existing(link.route, name, namespace)
-            if link.index:
-                _change(link, namespace, tunnel, patience)
-                return
-            link.index = _create(outside, link, namespace, descriptor, taken)
+            former = present.read(link)[0] if link.index else None
+            if not former:
+                link.index = _create(outside, link, namespace, descriptor, taken)
             try:
-                _send(link, NOTHING, tunnel)
+                done = _converge(link, former, tunnel)
                 signals.check()
                 _wait(link, tunnel, patience)
-                confine.write(namespace, name, tunnel)
+                done += confine.write(namespace, name, tunnel)
             except BaseException:
-                _delete(link)
+                if former:
+                    _restore(link, former, tunnel.names())
+                else:
+                    _delete(link)
                 raise
-    unnamed = "" if tunnel.dns else ", no DNS= in the configuration: names are not looked up"
-    say(f'"{name}" is up in namespace "{namespace}": {len(tunnel.peers)} peer(s), mtu {tunnel.mtu}{unnamed}')
+    if former:
+        now = f" now: {listed(done)}" if done else ": nothing to change"
+        say(f'"{name}" in namespace "{namespace}" is as configured{now}')
+    else:
+        unnamed = "" if tunnel.dns else ", no DNS= in the configuration: names are not looked up"
+        say(f'"{name}" is up in namespace "{namespace}": {len(tunnel.peers)} peer(s), mtu {tunnel.mtu}{unnamed}')
 
 
 def _open(namespace: str, load: Callable[[], Tunnel]) -> int:
@@ -73,27 +79,13 @@ def _open(namespace: str, load: Callable[[], Tunnel]) -> int:
     return descriptor
 
 
-def _change(link: Link, namespace: str, tunnel: Tunnel, patience: float) -> None:
-    """Make the existing link what the tunnel says, or leave it as it was."""
-    former, _ = present.read(link)
-    try:
-        done = _converge(link, former, tunnel)
-        signals.check()
-        _wait(link, tunnel, patience)
-        done += confine.write(namespace, link.name, tunnel)
-    except BaseException:
-        _restore(link, former, tunnel.names())
-        raise
-    as_configured = f'"{link.name}" in namespace "{namespace}" is as configured'
-    say(f"{as_configured} now: {listed(done)}" if done else f"{as_configured}: nothing to change")
-
-
-def _converge(link: Link, now: Tunnel, tunnel: Tunnel) -> list[str]:
-    """Send what differs until nothing does; what was done, in words."""
+def _converge(link: Link, former: Tunnel | None, tunnel: Tunnel) -> list[str]:
+    """Send what differs until nothing does; what was done, in words. A new link is not read again."""
+    now = former or NOTHING
     done: list[str] = []
     for _ in range(_ROUNDS):
         requests = _send(link, now, tunnel)
-        if not requests:
+        if not requests or not former:
             return list(dict.fromkeys(done))
         done += words(requests)
         now, _ = present.read(link)
