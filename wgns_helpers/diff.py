@@ -6,7 +6,7 @@ from binascii import b2a_base64
 
 from . import netlink, wireguard
 from .netlink import socket
-from .tunnel import NOWHERE, Tunnel
+from .tunnel import NOWHERE, Peer, Tunnel
 from .wireguard import Device
 
 TYPE_CHECKING = False
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from .netlink import Request
-    from .tunnel import Endpoint, Network, Peer
+    from .tunnel import Endpoint, Network
 
 NOTHING = Tunnel(b"", routes=(), up=False)  # what a new link has
 _IPV6_MINIMUM = 1280  # bytes (RFC 8200); below it the kernel takes IPv6 off the link
@@ -63,55 +63,37 @@ def _device(device: Device, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
 
 
 def _peers(now: Tunnel, wanted: Tunnel, names: dict[bytes, str]) -> Iterator[wireguard.Part]:
-    """Add peers, and change present ones."""
+    """Add peers, and change present ones. An allowed IP that a peer loses to another one moves by itself."""
     present = {peer.public_key: peer for peer in now.peers}
-    moved = {ip for peer in wanted.peers if present for ip in _gained(present.get(peer.public_key), peer)}
+    gained = {peer.public_key: _gained(present.get(peer.public_key), peer) for peer in wanted.peers}
+    moved = {network for networks in gained.values() for network in networks} if present else set()
     for peer in wanted.peers:
-        name, former = _name(peer.public_key, names), present.get(peer.public_key)
+        key = peer.public_key
+        name, former = _name(key, names), present.get(key)
         if former and peer.endpoint == NOWHERE != former.endpoint:  # the kernel cannot take an endpoint away
-            yield from wireguard.peer(name, peer.public_key, wireguard.REMOVE)
+            yield from wireguard.peer(name, key, wireguard.REMOVE)
             former = None
-        if former:
-            yield from _changed(name, former, peer, moved)
-        else:
-            yield from wireguard.peer(
-                name,
-                peer.public_key,
-                wireguard.REPLACE_ALLOWED_IPS,
-                preshared_key=peer.preshared_key or None,
-                endpoint=None if peer.endpoint == NOWHERE else peer.endpoint,
-                keepalive=peer.keepalive or None,
-                allowed_ips=peer.allowed_ips,
-            )
+        old = former or Peer(key, endpoint=NOWHERE)
+        lost = set(old.allowed_ips) - set(peer.allowed_ips) - moved
+        preshared_key = peer.preshared_key if peer.preshared_key != old.preshared_key else None
+        endpoint = peer.endpoint if not _is_at(old, peer.endpoint) else None
+        keepalive = peer.keepalive if peer.keepalive != old.keepalive else None
+        allowed_ips = peer.allowed_ips if lost or not former else gained[key]
+        flags = wireguard.UPDATE_ONLY if former else wireguard.REPLACE_ALLOWED_IPS
+        flags |= wireguard.REPLACE_ALLOWED_IPS if lost else 0
+        if not former or lost or allowed_ips or endpoint or (preshared_key, keepalive) != (None, None):
+            yield from wireguard.peer(name, key, flags, preshared_key, endpoint, keepalive, allowed_ips)
 
 
-def _changed(name: str, former: Peer, peer: Peer, moved: set[Network]) -> Iterator[wireguard.Part]:
-    """Change a present peer. An allowed IP that it loses to another peer moves by itself."""
-    lost = set(former.allowed_ips) - set(peer.allowed_ips) - moved
-    gained = peer.allowed_ips if lost else tuple(_gained(former, peer))
-    preshared_key = peer.preshared_key if peer.preshared_key != former.preshared_key else None
-    keepalive = peer.keepalive if peer.keepalive != former.keepalive else None
-    endpoint = None if _is_at(former, peer.endpoint) else peer.endpoint
-    if lost or gained or endpoint or (preshared_key, keepalive) != (None, None):
-        yield from wireguard.peer(
-            name,
-            peer.public_key,
-            wireguard.UPDATE_ONLY | (wireguard.REPLACE_ALLOWED_IPS if lost else 0),
-            preshared_key=preshared_key,
-            endpoint=endpoint,
-            keepalive=keepalive,
-            allowed_ips=gained,
-        )
+def _gained(former: Peer | None, peer: Peer) -> tuple[Network, ...]:
+    had = set(former.allowed_ips) if former else set()
+    return tuple(network for network in peer.allowed_ips if network not in had)
 
 
 def _is_at(peer: Peer, endpoint: Endpoint | None) -> bool:
     """Whether the present peer's endpoint may stay."""
     places = [place.sockaddr() for place in endpoint.places()] if endpoint else []
     return not endpoint or (peer.endpoint or NOWHERE).sockaddr() in places
-
-
-def _gained(former: Peer | None, peer: Peer) -> set[Network]:
-    return set(peer.allowed_ips) - set(former.allowed_ips if former else ())
 
 
 def _former_peers(now: Tunnel, wanted: Tunnel, names: dict[bytes, str]) -> Iterator[wireguard.Part]:

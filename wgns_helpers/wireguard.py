@@ -121,7 +121,6 @@ def peer(
     name: str,
     public_key: bytes,
     flags: int = 0,
-    *,
     preshared_key: bytes | None = None,
     endpoint: Endpoint | None = None,
     keepalive: int | None = None,
