@@ -202,7 +202,8 @@ def test_success_only_when_all_is_acknowledged(dice: Dice, count: int) -> None:
     """Whatever comes, it never waits, and fails with the first error that the kernel named, if it named one."""
     script = dice.script()
     socket, wanted = Socket(script), expected(script, count)
-    requests = [Request(f"request {number}", 16, bytes(16)) for number in range(1, count + 1)]
+    flags = netlink.CREATE | netlink.EXCL  # which share a bit with DUMP
+    requests = [Request(f"request {number}", 16, bytes(16), flags) for number in range(1, count + 1)]
     found = outcome(lambda: socket.run(requests))
     assert socket.kernel.calls <= len(script) + 1
     assert isinstance(found, Failure) == (wanted != "done")

@@ -172,7 +172,7 @@ class Socket:
                 if not request:
                     continue
                 self._torn |= bool(flags & _NLM_F_DUMP_INTR)
-                if kind == _NLMSG_ERROR or (kind == _NLMSG_DONE and request.flags & DUMP):
+                if kind == _NLMSG_ERROR or (kind == _NLMSG_DONE and request.flags & DUMP == DUMP):
                     del open_requests[sequence]
                     failed = failed or refusal(request.what, flags, payload, is_end=kind == _NLMSG_DONE)
                 else:

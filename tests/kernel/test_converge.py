@@ -317,7 +317,7 @@ def test_an_interrupted_list_is_read_again(tunnel: str, monkeypatch: pytest.Monk
 
     def torn(socket: netlink.Socket, batch: list[netlink.Request]) -> list[bytes]:
         found = exchange(socket, batch)
-        if batch[0].flags & netlink.DUMP:
+        if batch[0].flags & netlink.DUMP == netlink.DUMP:
             calls.append((batch[0].protocol, batch[0].kind))
             socket._torn = calls.count(calls[-1]) <= times  # noqa: SLF001
         return found
