@@ -88,7 +88,7 @@ def test_the_package_stays_small() -> None:
     lines = {path.name: path.read_text().count("\n") for path in MODULES}
     looking = {"check.py", "dropin.py", "execute.py", "refresh.py", "status.py"}  # what wgns alone has
     sizes = {path.name: code_lines(path) for path in [*MODULES, *(ROOT / "bin").iterdir()]}
-    assert sum(size for name, size in sizes.items() if name not in looking) < 2250
+    assert sum(size for name, size in sizes.items() if name not in looking) < 2200
     assert sum(size for name, size in sizes.items() if name in looking) < 650
     assert max(lines.values()) <= 400
 

@@ -194,7 +194,7 @@ class Socket:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise lost or error from None
-                lost = error  # till the buffer is empty, the next answers would be lost untold (netlink_overrun)
+                lost = error  # until the buffer is empty, the kernel drops answers without an error (netlink_overrun)
                 continue
             offset = 0
             while offset + 16 <= len(data) and not sender[0]:  # the kernel's port is 0
@@ -273,10 +273,12 @@ def set_link(
     payload += attribute(20, alias.encode()) if alias is not None else b""  # IFLA_IFALIAS
     if promote:  # IFLA_AF_SPEC, AF_INET, IFLA_INET_CONF, IPV4_DEVCONF_PROMOTE_SECONDARIES
         payload += attribute(26, attribute(2, attribute(1, attribute(20, pack("=I", 1)))))
-    said = [f"mtu {mtu}"] * bool(mtu) + ["up" if up else "down"] * (up is not None)
-    said = said or ["promote secondary addresses" if alias is None else f'alias "{alias}"' if alias else "remove alias"]
+    lines = [f"mtu {mtu}"] * bool(mtu) + ["up" if up else "down"] * (up is not None)
+    lines = lines or [
+        "promote secondary addresses" if alias is None else f'alias "{alias}"' if alias else "remove alias"
+    ]
     body = _link_message(index, IFF_UP if up else 0, 0 if up is None else IFF_UP, payload)
-    return Request(", ".join(said), RTM_NEWLINK, body)
+    return Request(", ".join(lines), RTM_NEWLINK, body)
 
 
 def delete_link(index: int) -> Request:

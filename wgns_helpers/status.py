@@ -40,7 +40,7 @@ def index(link: str) -> int:
 
 
 def look(name: str) -> dict[str, Any]:
-    """All there is to tell of the tunnel `name`, as README.md describes it; without private and preshared keys.
+    """Everything about the tunnel `name`, as README.md describes it; without private and preshared keys.
 
     What cannot be seen is None, and why is in "unseen". Raises `MissingError` where there is no such namespace.
     """
@@ -55,8 +55,8 @@ def look(name: str) -> dict[str, Any]:
             link = index(name)
         tunnel["present"] = bool(link)
         if link:
-            seen, why = _link(name, link, there)
-            tunnel |= seen
+            details, why = _link(name, link, there)
+            tunnel |= details
             unseen += [f"what differs from the configuration: {why}"] * bool(why)
     except PermissionRefusedError as error:
         unseen.append(f"the tunnel itself: {error}")
@@ -66,7 +66,7 @@ def look(name: str) -> dict[str, Any]:
 
 
 def _link(name: str, link_index: int, namespace: int) -> tuple[dict[str, Any], str]:
-    """What is to tell of the link, and why it cannot be compared with its configuration, if so."""
+    """The details of the link, and why it cannot be compared with its configuration, if so."""
     from . import present, wg_up, wireguard
 
     wanted, why = _configured(name)
@@ -86,7 +86,7 @@ def _link(name: str, link_index: int, namespace: int) -> tuple[dict[str, Any], s
 
 
 def _configured(name: str) -> tuple[Tunnel | None, str]:
-    """The tunnel that the configuration describes, or why it cannot be told; credentials as the tunnel's unit has."""
+    """The tunnel of the configuration, or why it cannot be read; with the credentials of the tunnel's unit."""
     from . import config, resolve
 
     errors.leave_out_warnings()
@@ -183,20 +183,20 @@ def line(tunnel: dict[str, Any]) -> str:
     peers = tunnel["peers"] or []
     latest = min((peer["handshake"] for peer in peers if peer["handshake"] is not None), default=None)
     traffic = (f"{size(sum(peer[key] for peer in peers))} {key}" for key in ("received", "sent"))
-    said = [*(tunnel["faults"] or [f"last handshake {age(latest)}"]), *traffic, *filter(None, tunnel["inside"])]
-    return _printable(f"{tunnel['name']}: {'; '.join(said if tunnel['present'] else tunnel['unseen'])}") + "\n"
+    parts = [*(tunnel["faults"] or [f"last handshake {age(latest)}"]), *traffic, *filter(None, tunnel["inside"])]
+    return _printable(f"{tunnel['name']}: {'; '.join(parts if tunnel['present'] else tunnel['unseen'])}") + "\n"
 
 
 def text(part: dict[str, Any], indent: str = "") -> str:
     """The tunnel in some lines, by the names of JSON."""
-    said = ""
+    lines = ""
     for key, value in part.items():
         if key == "peers":
-            said += "".join(f"peer:\n{text(peer, '  ')}" for peer in value or ())
+            lines += "".join(f"peer:\n{text(peer, '  ')}" for peer in value or ())
         else:
             title = f"{indent}{key.replace('_', ' ')}:"
-            said += "".join(f"{title:16}{_printable(words)}\n" for words in _words(key, value) or ["none"])
-    return said
+            lines += "".join(f"{title:16}{_printable(words)}\n" for words in _words(key, value) or ["none"])
+    return lines
 
 
 def _words(key: str, value: Any) -> list[str]:  # noqa: ANN401

@@ -135,12 +135,12 @@ def peer(
     def words() -> str:
         if flags & REMOVE:
             return f"remove {name}"
-        said = [f"endpoint {endpoint}"] if endpoint else []
+        settings = [f"endpoint {endpoint}"] if endpoint else []
         if allowed_ips or flags & REPLACE_ALLOWED_IPS:
-            said.append(f"allowed IPs {', '.join(map(str, allowed_ips)) or 'none'}")
-        said += [f"persistent keepalive {keepalive or 'off'}"] if keepalive is not None else []
-        said += [f"preshared key {'(not shown)' if preshared_key else 'none'}"] if preshared_key is not None else []
-        return f"{name}: {', '.join(said)}"
+            settings.append(f"allowed IPs {', '.join(map(str, allowed_ips)) or 'none'}")
+        settings += [f"persistent keepalive {keepalive or 'off'}"] if keepalive is not None else []
+        settings += [f"preshared key {'(not shown)' if preshared_key else 'none'}"] if preshared_key is not None else []
+        return f"{name}: {', '.join(settings)}"
 
     key = attribute(1, public_key)  # WGPEER_A_PUBLIC_KEY
     head = key + attribute(3, pack("=I", flags))  # WGPEER_A_FLAGS
