@@ -9,24 +9,23 @@ from __future__ import annotations
 import os
 import sys
 
-from wgns_helpers import teardown
+from wgns_helpers import wg_down
 
 TYPE_CHECKING = False  # typing itself would cost what is measured here
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from wgns_helpers.netlink import Request, Socket
-    from wgns_helpers.peers import Update
+    from wgns_helpers.tunnel import Session, Tunnel
 
-teardown.KIND = os.environ["STANDIN_KIND"]
+wg_down.KIND = os.environ["STANDIN_KIND"]
 
 
 def _patch_wireguard() -> None:
     """Ask for the netlink family in vain, as `wg set` does; encode the messages and throw them away."""
-    from wgns_helpers import wireguard
+    from wgns_helpers import netlink, wireguard
     from wgns_helpers.errors import MissingError
+    from wgns_helpers.tunnel import Tunnel
 
-    look_up, encode = wireguard.family, wireguard.configure
+    look_up, send = wireguard.family, wireguard.Link.run
 
     def family(socket: Socket) -> int:
         try:
@@ -34,14 +33,18 @@ def _patch_wireguard() -> None:
         except MissingError:
             return 0
 
-    def configure(
-        family_number: int, index: int, settings: tuple[bytes | None, int | None, int | None], updates: Iterable[Update]
-    ) -> Iterator[Request]:
-        for request in encode(family_number, index, settings, updates):
-            request.pack(1)
-        return iter(())
+    def run(link: wireguard.Link, batch: list[Request]) -> None:
+        if batch[0].protocol == netlink.NETLINK_GENERIC:
+            batch[0].pack(1)
+        else:
+            send(link, batch)
 
-    wireguard.family, wireguard.configure = family, configure
+    def read(_: wireguard.Link) -> tuple[Tunnel, dict[bytes, Session]]:
+        return Tunnel(b"", routes=()), {}
+
+    wireguard.family = family
+    wireguard.Link.run = run  # type: ignore[assignment, method-assign]
+    wireguard.Link.read = read  # type: ignore[assignment, method-assign]
 
 
 if sys.argv[0].endswith("wg-up"):

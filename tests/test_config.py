@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import MINIMAL, PRESHARED, PRIVATE, PUBLIC, PUBLIC2, assert_no_key
-from wgns_helpers import config, reader, values
+from wgns_helpers import config
 from wgns_helpers.errors import ConfigError, Failure, MissingError
-from wgns_helpers.tunnel import Network, Peer, Tunnel
+from wgns_helpers.tunnel import Network, Peer, Route, Tunnel, network
 
 
 @pytest.fixture(autouse=True)
@@ -27,11 +27,6 @@ def load(tmp_path: Path, text: str, option: str = "") -> Tunnel:
     path.write_text(text, newline="")
     path.chmod(0o600)
     return config.load(str(path), option)
-
-
-def network(text: str) -> Network:
-    """A network from its usual form."""
-    return values.network(text)
 
 
 def b64(text: str) -> bytes:
@@ -124,13 +119,13 @@ def test_leading_zeros_and_single_digits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "mark"), [("off", 0), ("OFF", 0), ("0", 0), ("0x0", 0), ("0xffffffff", 2**32 - 1)])
 def test_marks(text: str, mark: int) -> None:
     """Marks as wg(8) has them."""
-    assert values.fwmark(text) == mark
+    assert config.fwmark(text) == mark
 
 
 @pytest.mark.parametrize(("text", "table"), [("auto", 254), ("off", 0), ("1", 1), ("4294967295", 2**32 - 1)])
 def test_tables(text: str, table: int) -> None:
     """Tables as wg-quick(8) has them; auto is the main table of the namespace."""
-    assert values.table(text) == table
+    assert config.table(text) == table
 
 
 def test_keys_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,9 +182,9 @@ def test_routes() -> None:
     routes = ("10.0.0.5/8", "10.0.0.0/8", "0.0.0.0/0", "10.9.0.0/24", "fd09::/64")
     peers = Peer(b64(PUBLIC), allowed_ips=tuple(map(network, routes)))
     tunnel = Tunnel(b"", addresses=(network("10.9.0.2/24"), network("fd09::2/64")), peers=(peers,))
-    assert list(map(str, tunnel.routes())) == ["10.0.0.0/8", "0.0.0.0/0"]
-    assert list(map(str, tunnel._replace(table=5).routes()))[2:] == ["10.9.0.0/24", "fd09::/64"]
-    assert tunnel._replace(table=0).routes() == []
+    assert list(map(str, tunnel.routed())) == ["10.0.0.0/8", "0.0.0.0/0"]
+    assert list(map(str, tunnel._replace(table=5).routed()))[2:] == ["10.9.0.0/24", "fd09::/64"]
+    assert tunnel._replace(table=0).routed() == []
 
 
 def test_without_ipv6() -> None:
@@ -209,6 +204,31 @@ def test_values_are_immutable_and_keep_keys_to_themselves(tmp_path: Path) -> Non
     assert tunnel == load(tmp_path, FULL)
     assert_no_key(repr(tunnel) + repr(tunnel.peers))
     assert b64(PRIVATE).hex() not in repr(tunnel)
+
+
+def test_unknown_and_missing_fields_are_refused() -> None:
+    """A misspelled field is an error, not a value that is lost."""
+    with pytest.raises(TypeError):
+        Peer(b"", keepalve=25)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        Peer(b"")._replace(keepalve=25)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        Network(2, b"", 0, 0)  # type: ignore[call-arg]
+    with pytest.raises(KeyError):
+        Network(2, prefix=1)  # type: ignore[call-arg]
+    assert Network(2, prefix=1, address=b"") == Network(2, b"", 1)
+
+
+def test_as_the_kernel_has_it() -> None:
+    """The key is clamped, allowed IPs lose host bits and belong to the last peer that lists them, zeros are no key."""
+    first = Peer(b"1", bytes(32), allowed_ips=(network("10.1.2.3/8"), network("::/0"), network("fd00::/8")))
+    second = Peer(b"2", allowed_ips=(network("10.0.0.0/8"), network("::/0")))
+    tunnel = Tunnel(b"\xff" * 32, table=7, peers=(first, second)).as_in_kernel()
+    assert tunnel.private_key == b"\xf8" + b"\xff" * 30 + b"\x7f"
+    assert [peer.allowed_ips for peer in tunnel.peers] == [(network("fd00::/8"),), second.allowed_ips]
+    assert tunnel.peers[0].preshared_key == b""
+    assert tunnel.routes == tuple(Route(network(text), 7) for text in ("10.0.0.0/8", "::/0", "fd00::/8"))
+    assert tunnel.as_in_kernel() == tunnel
 
 
 def test_the_missing_library_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +251,7 @@ def test_ten_thousand_peers(tmp_path: Path) -> None:
 def test_any_text_is_read_or_refused(text: str) -> None:
     """Whatever stands in the file, the outcome is sections or a refusal in one line, without anything like a key."""
     try:
-        reader.sections(reader.decode((MINIMAL + text).encode(), "wg.conf"), "wg.conf")
+        config.sections(config.decode((MINIMAL + text).encode(), "wg.conf"), "wg.conf")
     except Failure as failure:
         said = f"{failure}; {failure.hint}"
     else:
@@ -249,7 +269,7 @@ lines = st.sampled_from(
 def test_any_order_of_lines_is_read_or_refused(chosen: list[str]) -> None:
     """Known lines in any order end in sections or in one line, and never lose a peer."""
     try:
-        _, peers = reader.sections("\n".join(chosen), "wg.conf")
+        _, peers = config.sections("\n".join(chosen), "wg.conf")
     except Failure as failure:
         assert_no_key(str(failure) + failure.hint)
     else:
@@ -260,7 +280,7 @@ def test_any_order_of_lines_is_read_or_refused(chosen: list[str]) -> None:
 def test_networks_as_inet_pton_has_them(address: object, prefix: int) -> None:
     """Every address with every legal prefix length is itself again."""
     text = f"{address}/{min(prefix, 32 if '.' in str(address) else 128)}"
-    found = values.network(text)
+    found = network(text)
     assert socket.inet_ntop(found.family, found.address) == socket.inet_ntop(
         found.family, socket.inet_pton(found.family, str(address))
     )

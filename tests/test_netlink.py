@@ -16,8 +16,9 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from wgns_helpers import netlink, wireguard
-from wgns_helpers.peers import Update
-from wgns_helpers.tunnel import Endpoint, Network
+from wgns_helpers.netlink import Request
+from wgns_helpers.tunnel import NOWHERE, Endpoint, Network, Peer, Session
+from wgns_helpers.wireguard import Device
 
 names = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_", min_size=1, max_size=15)
 indexes = st.integers(1, 2**31 - 1)
@@ -40,20 +41,21 @@ def endpoints(draw: st.DrawFn) -> Endpoint:
     return Endpoint(host, draw(st.integers(1, 65535)), network.family, network.address)
 
 
+Change = dict[str, Any]
+
+
 @st.composite
-def updates(draw: st.DrawFn) -> Update:
-    """A change of a peer with any of its settings."""
-    return Update(
-        "peer",
-        public_key=draw(keys),
-        known=draw(st.booleans()),
-        remove=draw(st.booleans()),
-        replace=draw(st.booleans()),
-        preshared_key=draw(st.one_of(st.none(), st.just(b""), keys)),
-        endpoint=draw(st.one_of(st.none(), endpoints())),
-        keepalive=draw(st.one_of(st.none(), st.integers(0, 65535))),
-        allowed_ips=tuple(draw(st.lists(networks(), max_size=5))),
-    )
+def changes(draw: st.DrawFn) -> Change:
+    """A change of a peer with any of its settings, as wireguard.peer takes it."""
+    return {
+        "name": "peer",
+        "public_key": draw(keys),
+        "flags": draw(st.integers(0, 7)),
+        "preshared_key": draw(st.one_of(st.none(), st.just(b""), keys)),
+        "endpoint": draw(st.one_of(st.none(), endpoints())),
+        "keepalive": draw(st.one_of(st.none(), st.integers(0, 65535))),
+        "allowed_ips": tuple(draw(st.lists(networks(), max_size=5))),
+    }
 
 
 def theirs(message: Any, kind: int, request: int, sequence: int, attributes: list[Any], **fields: int) -> bytes:
@@ -150,53 +152,54 @@ def test_route(index: int, network: Network, table: int, remove: bool) -> None:
     assert ours == theirs(rtmsg(), kind, flags, 9, attributes, **fields)
 
 
-def their_peer(peer: Update) -> dict[str, Any]:
+def their_peer(change: Change) -> dict[str, Any]:
     """A change of a peer as pyroute2 wants it."""
     attributes: list[list[Any]] = [
-        ["WGPEER_A_PUBLIC_KEY", base64.b64encode(peer.public_key)],
-        ["WGPEER_A_FLAGS", 1 * peer.remove | 2 * peer.replace | 4 * peer.known],
+        ["WGPEER_A_PUBLIC_KEY", base64.b64encode(change["public_key"])],
+        ["WGPEER_A_FLAGS", change["flags"]],
     ]
-    if peer.preshared_key is not None:
-        attributes.append(["WGPEER_A_PRESHARED_KEY", base64.b64encode(peer.preshared_key or bytes(32))])
-    if peer.endpoint:
-        endpoint = {"family": peer.endpoint.family, "addr": peer.endpoint.host, "port": peer.endpoint.port}
-        attributes.append(["WGPEER_A_ENDPOINT", endpoint])
-    if peer.keepalive is not None:
-        attributes.append(["WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL", peer.keepalive])
-    allowed = [
-        {
-            "attrs": [
-                ["WGALLOWEDIP_A_FAMILY", network.family],
-                ["WGALLOWEDIP_A_IPADDR", network.address],
-                ["WGALLOWEDIP_A_CIDR_MASK", network.prefix],
-            ]
-        }
-        for network in peer.allowed_ips
-    ]
-    if allowed:
-        attributes.append(["WGPEER_A_ALLOWEDIPS", allowed])
+    if change["preshared_key"] is not None:
+        attributes.append(["WGPEER_A_PRESHARED_KEY", base64.b64encode(change["preshared_key"] or bytes(32))])
+    if change["endpoint"]:
+        there = change["endpoint"]
+        attributes.append(["WGPEER_A_ENDPOINT", {"family": there.family, "addr": there.host, "port": there.port}])
+    if change["keepalive"] is not None:
+        attributes.append(["WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL", change["keepalive"]])
+    if change["allowed_ips"]:
+        attributes.append(["WGPEER_A_ALLOWEDIPS", their_networks(change["allowed_ips"])])
     return {"attrs": attributes}
 
 
-@given(
-    st.one_of(st.none(), st.just(b""), keys),
-    st.one_of(st.none(), st.integers(0, 65535)),
-    st.one_of(st.none(), st.integers(0, 2**32 - 1)),
-    st.lists(updates(), max_size=4),
+def their_networks(networks: tuple[Network, ...]) -> list[dict[str, Any]]:
+    """Allowed IPs as pyroute2 wants them."""
+    names = ("WGALLOWEDIP_A_FAMILY", "WGALLOWEDIP_A_IPADDR", "WGALLOWEDIP_A_CIDR_MASK")
+    return [{"attrs": list(map(list, zip(names, network, strict=True)))} for network in networks]
+
+
+@pytest.mark.parametrize(
+    ("request_", "name", "value"),
+    [
+        (wireguard.private_key(Device(5, 29), b"p" * 32), "WGDEVICE_A_PRIVATE_KEY", base64.b64encode(b"p" * 32)),
+        (wireguard.private_key(Device(5, 29), b""), "WGDEVICE_A_PRIVATE_KEY", base64.b64encode(bytes(32))),
+        (wireguard.listen_port(Device(5, 29), 65535), "WGDEVICE_A_LISTEN_PORT", 65535),
+        (wireguard.fwmark(Device(5, 29), 2**32 - 1), "WGDEVICE_A_FWMARK", 2**32 - 1),
+        (wireguard.fwmark(Device(5, 29), 0), "WGDEVICE_A_FWMARK", 0),
+    ],
+    ids=lambda value: value.what if isinstance(value, Request) else "",
 )
-def test_configure(private_key: bytes | None, port: int | None, mark: int | None, several: list[Update]) -> None:
-    """The generic-netlink request with what changes of key, port, mark and peers; none where nothing does."""
-    requests = list(wireguard.configure(29, 5, (private_key, port, mark), several))
-    attributes: list[list[Any]] = [["WGDEVICE_A_IFINDEX", 5]]
-    if private_key is not None:
-        attributes.append(["WGDEVICE_A_PRIVATE_KEY", base64.b64encode(private_key or bytes(32))])
-    if port is not None:
-        attributes.append(["WGDEVICE_A_LISTEN_PORT", port])
-    if mark is not None:
-        attributes.append(["WGDEVICE_A_FWMARK", mark])
-    if several:
-        attributes.append(["WGDEVICE_A_PEERS", [their_peer(peer) for peer in several]])
-    expected = [theirs(wgmsg(), 29, 0x5, 2, attributes, cmd=1, version=1)] if len(attributes) > 1 else []
+def test_settings(request_: Request, name: str, value: object) -> None:
+    """The generic-netlink request for each setting of the device."""
+    assert request_.protocol == netlink.NETLINK_GENERIC
+    attributes = [["WGDEVICE_A_IFINDEX", 5], [name, value]]
+    assert request_.pack(2) == theirs(wgmsg(), 29, 0x5, 2, attributes, cmd=1, version=1)
+
+
+@given(st.lists(changes(), max_size=4))
+def test_peers(several: list[Change]) -> None:
+    """The generic-netlink request with what changes of peers; none where nothing does."""
+    requests = list(wireguard.peers(Device(5, 29), (part for change in several for part in wireguard.peer(**change))))
+    attributes = [["WGDEVICE_A_IFINDEX", 5], ["WGDEVICE_A_PEERS", list(map(their_peer, several))]]
+    expected = [theirs(wgmsg(), 29, 0x5, 2, attributes, cmd=1, version=1)] if several else []
     assert [request.pack(2) for request in requests] == expected
 
 
@@ -207,22 +210,84 @@ def test_long_lists_go_on_in_further_messages(peer_count: int, network_count: in
     def network(number: int) -> Network:
         return Network(socket.AF_INET6, number.to_bytes(16, "big"), 128)
 
-    many = Update("many", b"m" * 32, replace=True, allowed_ips=tuple(map(network, range(network_count))))
-    several = [many, *(Update("", number.to_bytes(32, "big"), keepalive=1) for number in range(peer_count))]
+    networks = list(map(network, range(network_count)))
+    public_keys = [b"m" * 32, *(number.to_bytes(32, "big") for number in range(peer_count))]
+    parts = [*wireguard.peer("many", public_keys[0], wireguard.REPLACE_ALLOWED_IPS, allowed_ips=networks)]
+    parts += [part for key in public_keys[1:] for part in wireguard.peer("", key, keepalive=1)]
     found_peers: list[bytes] = []
     found_networks: list[bytes] = []
-    for position, request in enumerate(wireguard.configure(29, 5, (b"p" * 32, None, None), several)):
-        outer = netlink.attributes(request.body, 4)
-        assert (3 in outer) == (position == 0)  # the private key: only in the first
-        for peer in each(outer[8]):
+    for request in wireguard.peers(Device(5, 29), parts):
+        for peer in each(netlink.attributes(request.body, 4)[8]):
             inner = netlink.attributes(peer)
             if 3 in inner:
                 found_peers.append(inner[1])
             else:
-                assert inner[1] == many.public_key == found_peers[-1]
+                assert inner[1] == public_keys[0] == found_peers[-1]
             found_networks += [netlink.attributes(allowed)[2] for allowed in each(inner.get(9, b""))]
-    assert found_peers == [peer.public_key for peer in several]
-    assert found_networks == [network.address for network in many.allowed_ips]
+    assert found_peers == public_keys
+    assert found_networks == [network.address for network in networks]
+
+
+@st.composite
+def devices(draw: st.DrawFn) -> list[tuple[Peer, Session]]:
+    """Peers as the kernel has them."""
+    found = {}
+    for key in draw(st.lists(keys, max_size=4)):
+        psk, endpoint = draw(st.one_of(st.just(b""), keys)), draw(st.one_of(st.just(NOWHERE), endpoints()))
+        allowed = tuple(draw(st.lists(networks(), max_size=5)))
+        peer = Peer(key, psk if any(psk) else b"", endpoint, draw(st.integers(0, 65535)), allowed)
+        found[key] = peer, Session(*(draw(st.integers(0, 2**63 - 1)) for _ in range(3)))
+    return list(found.values())
+
+
+def their_message(peers: list[tuple[Peer, Session]], first: int) -> bytes:
+    """One answer of the kernel's with these peers, the first of which goes on from the allowed IP `first`."""
+    nests = []
+    for number, (peer, session) in enumerate(peers):
+        nest: list[list[Any]] = [["WGPEER_A_PUBLIC_KEY", base64.b64encode(peer.public_key)]]
+        if number or not first:
+            nest += [
+                ["WGPEER_A_PRESHARED_KEY", base64.b64encode(peer.preshared_key or bytes(32))],
+                ["WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL", peer.keepalive],
+                ["WGPEER_A_LAST_HANDSHAKE_TIME", {"tv_sec": session.handshake, "tv_nsec": 9}],
+                ["WGPEER_A_RX_BYTES", session.received],
+                ["WGPEER_A_TX_BYTES", session.sent],
+            ]
+            if peer.endpoint and peer.endpoint != NOWHERE:
+                there = {"family": peer.endpoint.family, "addr": peer.endpoint.host, "port": peer.endpoint.port}
+                nest.append(["WGPEER_A_ENDPOINT", there])
+        nest.append(["WGPEER_A_ALLOWEDIPS", their_networks(peer.allowed_ips[first if not number else 0 :])])
+        nests.append({"attrs": nest})
+    attributes = (
+        [["WGDEVICE_A_LISTEN_PORT", 7], ["WGDEVICE_A_PEERS", nests]] if not first else [["WGDEVICE_A_PEERS", nests]]
+    )
+    return theirs(wgmsg(), 29, 0x2, 2, attributes, cmd=0, version=1)[16:]
+
+
+class Answering:
+    """A socket that gives these answers to a request for a list."""
+
+    def __init__(self, answers: list[bytes]) -> None:
+        self.answers = answers
+
+    def dump(self, request: Request) -> list[bytes]:
+        """The answers."""
+        assert request.pack(3) == theirs(wgmsg(), 29, 0x305, 3, [["WGDEVICE_A_IFINDEX", 5]], cmd=0, version=1)
+        return self.answers
+
+
+@given(devices(), st.integers(0, 5))
+def test_a_device_is_read(peers: list[tuple[Peer, Session]], cut: int) -> None:
+    """What the kernel sends of a device, in one message or with a peer that goes on in a second one."""
+    answers = [their_message(peers, 0)]
+    if peers and 0 < cut < len(peers[-1][0].allowed_ips):
+        last, session = peers[-1]
+        begun = last._replace(allowed_ips=last.allowed_ips[:cut])
+        answers = [their_message([*peers[:-1], (begun, session)], 0), their_message([(last, session)], cut)]
+    tunnel, sessions = wireguard.read(Answering(answers), Device(5, 29))  # type: ignore[arg-type]
+    assert (tunnel.listen_port, tunnel.private_key, tunnel.fwmark) == (7, b"", 0)
+    assert list(tunnel.peers) == [peer for peer, _ in peers]
+    assert sessions == {peer.public_key: session for peer, session in peers}
 
 
 def each(nest: bytes) -> list[bytes]:

@@ -202,7 +202,8 @@ def test_success_only_when_all_is_acknowledged(dice: Dice, count: int) -> None:
     """Whatever comes, it never waits, and fails with the first error that the kernel named, if it named one."""
     script = dice.script()
     socket, wanted = Socket(script), expected(script, count)
-    requests = [Request(f"request {number}", 16, bytes(16)) for number in range(1, count + 1)]
+    flags = netlink.CREATE | netlink.EXCL  # which share a bit with DUMP
+    requests = [Request(f"request {number}", 16, bytes(16), flags) for number in range(1, count + 1)]
     found = outcome(lambda: socket.run(requests))
     assert socket.kernel.calls <= len(script) + 1
     assert isinstance(found, Failure) == (wanted != "done")
@@ -250,6 +251,65 @@ def test_a_family_is_there_only_when_the_kernel_says_so(dice: Dice, cut: int, ot
     script = dice.script(*(Message(16, 1, data) for data in (family(), family()[:cut], family(other))), DONE)
     found, wanted = outcome(lambda: wireguard.family(Socket(script))), expected(script, 1)
     assert isinstance(found, Failure) or (wanted == "done" and 16 < found < 2**16)
+
+
+DUMP = Request("list", 20, bytes(20), netlink.DUMP)
+INTERRUPTED, END = 0x10, struct.pack("=i", 0)
+
+
+def listed(script: Sequence[Datagram | int]) -> list[bytes] | str:
+    """What the answers to one request for a list mean: the list, "torn" or "failed"."""
+    found: list[bytes] = []
+    torn = 0
+    for answer in script:
+        if answer == errno.ENOBUFS or (isinstance(answer, Datagram) and answer.sender):
+            continue
+        if isinstance(answer, int):
+            break
+        data = answer.pack()
+        while len(data) >= 16:
+            length, kind, flags, sequence, _ = struct.unpack_from("=IHHII", data)
+            if not 16 <= length <= len(data):
+                return "failed"
+            payload, data = data[16:length], data[(length + 3) // 4 * 4 :]
+            if sequence == 1:
+                torn |= flags & INTERRUPTED
+                if kind in (2, 3) and (any(payload[:4]) or (kind == 2 and len(payload) < 20)):
+                    return "failed"
+                if kind in (2, 3):
+                    return "torn" if torn else found
+                found.append(payload)
+    return "torn" if torn else "failed"
+
+
+@settings(max_examples=INPUTS, deadline=None)
+@given(dice)
+def test_a_list_is_whole_or_refused(dice: Dice) -> None:
+    """Whatever comes, it never waits, and what it returns is a list with its end that nothing has interrupted."""
+    answers = (
+        Message(20, 1, b"one"),
+        Message(20, 1, b"two", INTERRUPTED),
+        Message(3, 1, END),
+        Message(3, 1, b"\1" * 4),
+    )
+    script = dice.script(*answers)
+    found, wanted = outcome(lambda: Socket(script).dump(DUMP)), listed(script)
+    assert isinstance(found, Failure) or wanted in (found, "torn")
+    assert found == wanted or not isinstance(wanted, list)
+
+
+def test_a_list_that_is_interrupted() -> None:
+    """It is read again, also when only its end tells, and not without end; the kernel's own error is told."""
+    one, end, torn = Message(20, 1, b"one"), Message(3, 1, END), Message(3, 1, END, INTERRUPTED)
+    assert Socket([Datagram([one]), Datagram([one, end])]).dump(DUMP) == [b"one", b"one"]
+    again = [Datagram([one._replace(sequence=2), end._replace(sequence=2)])]
+    assert Socket([Datagram([one, torn]), *again]).dump(DUMP) == [b"one"]
+    assert Socket([Datagram([one._replace(flags=INTERRUPTED), end]), *again]).dump(DUMP) == [b"one"]
+    with pytest.raises(Failure, match="list changed each time it was read"):
+        Socket([Datagram([torn._replace(sequence=number)]) for number in range(1, 9)]).dump(DUMP)
+    for refused in (Message(3, 1, struct.pack("=i", -90)), Message(2, 1, struct.pack("=i16x", -90))):
+        with pytest.raises(Failure, match=r"^list: message too long$"):
+            Socket([Datagram([one, refused])]).dump(DUMP)
 
 
 def test_the_plain_answers() -> None:

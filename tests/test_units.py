@@ -27,6 +27,7 @@ ORDER = [
     "RuntimeDirectory",
     "RuntimeDirectoryPreserve",
     "InaccessiblePaths",
+    "ReadWritePaths",
     "TemporaryFileSystem",
     "PrivateTmp",
     "PrivateDevices",
@@ -92,9 +93,10 @@ OUTSIDE = [
     "SystemCallFilter=~@resources",
     "SystemCallFilter=~@privileged",
 ]
+TUNNEL = [*OUTSIDE, "ReadWritePaths=-/etc/netns"]
 HARDENING = {
-    "wg@.service": OUTSIDE,
-    "wg.service": OUTSIDE,
+    "wg@.service": TUNNEL,
+    "wg.service": TUNNEL,
     "wgns-refresh.service": OUTSIDE,
     "netns@.service": [
         *COMMON,
@@ -130,7 +132,7 @@ REASONS = {
     "CapabilityBoundingSet PrivateNetwork PrivateMounts RestrictAddressFamilies RestrictNamespaces "
     "SystemCallErrorNumber",
     "wg@.service": "StartLimitIntervalSec Environment ExecStopPost TimeoutStartSec Restart RestartPreventExitStatus "
-    "CapabilityBoundingSet ProtectHome RuntimeDirectory ProtectKernelModules RestrictAddressFamilies "
+    "CapabilityBoundingSet ProtectHome RuntimeDirectory ReadWritePaths ProtectKernelModules RestrictAddressFamilies "
     "RestrictNamespaces SystemCallErrorNumber",
     "wg.service": "Conflicts",
     "wgns-refresh.service": "SuccessExitStatus LogLevelMax",

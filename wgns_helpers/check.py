@@ -9,7 +9,7 @@ import ctypes
 import errno
 import os
 
-from . import confine, netns
+from . import dns_files, netns
 from .errors import Failure, MissingError, system_error
 
 # A name, whether it holds (None: cannot be seen from here), and what was found
@@ -41,18 +41,15 @@ CAPABILITIES = {
     "CAP_BPF": 39,
 }
 
-_SYSCTLS = ("ipv4/conf/{}/forwarding", "ipv4/conf/{}/route_localnet", "ipv6/conf/{}/forwarding")
+_SYSCTLS = (("ipv4", "forwarding"), ("ipv4", "route_localnet"), ("ipv6", "forwarding"))  # in conf/ of each link
 _GET_KEYRING_ID, _PROCESS_KEYRING = 0, -2  # KEYCTL_GET_KEYRING_ID, KEY_SPEC_PROCESS_KEYRING of linux/keyctl.h
 
 
 def own_name(process: str = "self") -> str:
     """The name of a process's network namespace; `Failure` where it has none that can be seen here."""
-    for name in sorted(os.listdir(netns.DIRECTORY)) if os.path.isdir(netns.DIRECTORY) else []:
-        try:
-            if netns.pinned(name) == netns.own(process):
-                return name
-        except Failure:  # another kind of namespace
-            continue
+    for name, identity in netns.named().items():
+        if identity == netns.own(process):
+            return name
     raise Failure("this network namespace has no name that can be seen here", "wgns check NAME")
 
 
@@ -177,24 +174,20 @@ def _tunnel(name: str, present: list[str]) -> Point:
 
 
 def _forwarding() -> Point:
-    on, seen = [], False
-    for pattern in _SYSCTLS:
-        folder = f"/proc/sys/net/{pattern.partition('/{}')[0]}"
-        for link in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-            path = f"/proc/sys/net/{pattern.format(link)}"
-            seen = True
-            if _lines(path) != ["0"]:
-                on.append(path)
+    folders = [(f"/proc/sys/net/{family}/conf", setting) for family, setting in _SYSCTLS]
+    found = [(folder, setting, sorted(os.listdir(folder))) for folder, setting in folders if os.path.isdir(folder)]
+    paths = [f"{folder}/{link}/{setting}" for folder, setting, links in found for link in links]
+    on = [path for path in paths if _lines(path) != ["0"]]
     if on:
         return "forwarding", False, f"on by {on[0]}; a namespace made by netns-up has it off"
-    if not seen:
+    if not paths:
         return "forwarding", None, "/proc/sys cannot be seen here"
     return "forwarding", True, "packets that arrive are not passed on"
 
 
 def _names(name: str) -> list[Point]:
     found: list[Point] = []
-    for file in reversed(confine.FILES):
+    for file in reversed(dns_files.FILES):
         path = f"/etc/{file}"
         try:
             with open(path, "rb") as opened:
@@ -202,7 +195,7 @@ def _names(name: str) -> list[Point]:
         except OSError as error:
             found.append((file, False, f"{path}: {(error.strerror or '').lower()}"))
             continue
-        ours = confine.is_ours(content, name)
+        ours = dns_files.is_ours(content, name)
         found.append((file, ours, f"{path} is {'' if ours else 'not '}the one that wg-up {name} wrote"))
     return found
 

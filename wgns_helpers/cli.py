@@ -9,14 +9,27 @@ import sys
 from . import __version__, signals
 from .errors import ERROR, Failure, UsageError, say, shown, system_error
 from .netns import checked_link, checked_name
-from .usage import SECONDS, USAGE, parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .tunnel import Tunnel
 
-
-_OTHERS = "--unit UNIT or --pid PID judges another process than this one; wgns status shows the tunnel"
+_SECONDS = ("--resolve-timeout", "--wait-handshake")
+# The options of each program, and whether they take a value
+_OPTIONS = {
+    "wg-up": {"--netns": True, "--config": True, "--private-key": True, "--dry-run": False}
+    | dict.fromkeys(_SECONDS, True),
+    "wg-down": {"--netns": True},
+    "wgns status": {"--json": False},
+    "wgns check": {"--unit": True, "--pid": True, "--json": False},
+    "wgns dropin": {"--unit": True, "--allow": True},
+    "wgns exec": {"--user": True},
+}
+_AGAIN = "--allow"  # can be given more than once
+# How many names each program takes; a command is some too
+_NAMES = dict.fromkeys(("netns-up", "netns-down", "wgns dropin"), (1, 1))
+_NAMES |= dict.fromkeys(("wgns", "wg-up", "wg-down", "wgns status", "wgns check", "wgns refresh"), (0, 1))
+_NAMES["wgns exec"] = (2, 1 << 30)
 
 
 def main(program: str) -> None:
@@ -28,11 +41,11 @@ def main(program: str) -> None:
         while os.open(os.devnull, os.O_RDWR) < 3:  # a socket in the place of a closed stderr would get the messages
             pass
         arguments = sys.argv[1:]
-        if program == "wgns" and arguments and f"wgns {arguments[0]}" in USAGE:
+        if program == "wgns" and arguments and f"wgns {arguments[0]}" in _NAMES:
             program = f"wgns {arguments.pop(0)}"
-        names, options = parse(program, arguments)
+        names, options = _parse(program, arguments)
         if "--help" in options:
-            _print(USAGE[program])
+            _print(_usage(program) + _usage("") * (program != "wgns status"))
         elif "--version" in options:
             _print(f"{__version__}\n")
         elif program.startswith("netns"):
@@ -54,6 +67,48 @@ def main(program: str) -> None:
     os._exit(code)  # without the interpreter's tidying up: 2 ms
 
 
+def _parse(program: str, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The names and the options in `arguments`; argparse would take as long as all the rest of netns-up."""
+    known = _OPTIONS.get(program, {})
+    names: list[str] = []
+    given: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        option, equals, value = argument.partition("=")
+        if argument == "--" or (program == "wgns exec" and names and not argument.startswith("-")):  # a command
+            names += rest if argument == "--" else [argument, *rest]
+            break
+        if argument in ("--help", "-h", "--version"):
+            return [], {"--help" if argument == "-h" else argument: ""}
+        if not argument.startswith("-"):
+            names.append(argument)
+        elif option not in known:
+            raise UsageError(f"unknown option {shown(option)}", "--help lists the options")
+        elif option in given and option != _AGAIN:
+            raise UsageError(f"{option} is given twice")
+        elif not known[option] and equals:
+            raise UsageError(f"{option} takes no value")
+        else:
+            value = value if equals or not known[option] else "".join(rest[:1])
+            given[option] = f"{given[option]}\n{value}" if option in given else value
+            rest = rest[1:] if known[option] and not equals else rest
+    empty = [option for option, value in given.items() if known[option] and not value]
+    if empty:
+        raise UsageError(f"{empty[0]} needs a value")
+    least, most = _NAMES[program]
+    if not least <= len(names) <= most:
+        wanted = "NAME and COMMAND are" if least > 1 else "one NAME is"
+        raise UsageError(f"{wanted} wanted, {len(names)} given", "--help shows the usage")
+    return names, given
+
+
+def _usage(program: str) -> str:
+    """What --help says of a program; for none, the exit codes of all."""
+    with open(os.path.join(os.path.dirname(__file__), "usage.txt"), encoding="utf-8") as file:
+        return file.read().partition(f"== {program}\n")[2].partition("== ")[0]
+
+
 def _print(text: str) -> None:
     with open(1, "w", encoding="utf-8", closefd=False) as output:  # sys.stdout is None where it was closed
         output.write(text)
@@ -63,20 +118,20 @@ def _wg(program: str, name: str, options: dict[str, str]) -> None:
     link = checked_link(checked_name(name))
     namespace = checked_name(options["--netns"]) if "--netns" in options else link
     if program == "wg-down":
-        from . import teardown
+        from . import wg_down
 
-        teardown.down(link, namespace)
+        wg_down.down(link, namespace)
         return
-    from . import bringup, config, resolve
+    from . import config, resolve, wg_up
 
     def load() -> Tunnel:
-        return config.load(options.get("--config", f"/etc/wireguard/{link}.conf"), options.get("--private-key", ""))
+        return config.load(options.get("--config", config.path_of(link)), options.get("--private-key", ""))
 
     if "--dry-run" in options:
-        _print("".join(f"{step}\n" for step in bringup.plan(link, namespace, load())))
+        _print("".join(f"{step}\n" for step in wg_up.plan(link, namespace, load())))
     else:
-        resolving, shaking = (_seconds(option, options.get(option, "0")) for option in SECONDS)
-        bringup.up(link, namespace, lambda: resolve.resolve(load(), resolving), shaking)
+        resolving, shaking = (_seconds(option, options.get(option, "0")) for option in _SECONDS)
+        wg_up.up(link, namespace, lambda: resolve.ready(load(), resolving), shaking)
 
 
 def _seconds(option: str, value: str) -> int:
@@ -139,7 +194,8 @@ def _check(name: str, options: dict[str, str]) -> None:
         _print("".join(f"{words[holds]} {point}: {text}\n" for point, holds, text in points))
     if refuted:
         in_host = process == "self" and any(point == "host" and holds is False for point, holds, _ in points)
-        raise Failure(f'not confined to "{name}": {refuted[0]}', _OTHERS if in_host else "")
+        hint = "--unit UNIT or --pid PID judges another process than this one; wgns status shows the tunnel"
+        raise Failure(f'not confined to "{name}": {refuted[0]}', hint if in_host else "")
 
 
 def _process(options: dict[str, str]) -> str:

@@ -1,17 +1,45 @@
-"""wg-quick(8) configuration files -> Tunnel, or one line that says what is wrong and where."""
+"""wg-quick(8) configuration files -> Tunnel, or one line that says what is wrong and where.
+
+wgconfig is lenient where wg(8) is strict (it takes `#! AllowedIPs = …`, a comment, for a setting, and forgets the first
+of two sections with one key), so it only gets to see text that `_normalized` has checked and written anew.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
+from binascii import a2b_base64, b2a_base64
+from io import StringIO
 
-from .errors import HIDDEN, ConfigError, shown, system_error, warn
-from .reader import Section, decode, sections
-from .tunnel import Peer, Tunnel
-from .values import dns, endpoint, fwmark, is_server, keepalive, key, network, number, table
+from .errors import HIDDEN, ConfigError, MissingError, shown, system_error, warn
+from .netlink import socket
+from .tunnel import DIGITS_AND_DOTS, Peer, Tunnel, endpoint, is_host_name, network, number, reads
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 _SIZE_LIMIT = 32 << 20  # bytes; 100,000 peers take 15 MB
 _KEY_FILE_LIMIT = 4096  # bytes
+_INTERFACE = ("PrivateKey", "PrivateKeyFile", "ListenPort", "FwMark")
+_QUICK = ("Address", "MTU", "Table", "DNS")  # wg-quick(8) reads them, and drops blanks only at their ends
+_HOOKS = ("PreUp", "PostUp", "PreDown", "PostDown", "SaveConfig")
+_PEER = ("PublicKey", "PresharedKey", "PresharedKeyFile", "AllowedIPs", "Endpoint", "PersistentKeepalive")
+_SECTION_OF = {name.lower(): ("[Interface]", name) for name in _INTERFACE + _QUICK + _HOOKS}
+_SECTION_OF |= {name.lower(): ("[Peer]", name) for name in _PEER}
+_LISTS = ("Address", "DNS", "AllowedIPs")
+_LONGEST = 24  # characters of a mistyped key that are shown; a longer one may be a WireGuard key
+_BLANKS = " \t\v\f\r"  # isspace(3) in the C locale, which is what wg(8) drops
+_DROP_BLANKS = str.maketrans("", "", _BLANKS)
+_HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
+
+
+def path_of(name: str) -> str:
+    """Where the configuration of the tunnel `name` is unless an option says otherwise."""
+    return f"/etc/wireguard/{name}.conf"
 
 
 def load(path: str, private_key_file: str = "") -> Tunnel:
@@ -23,13 +51,9 @@ def load(path: str, private_key_file: str = "") -> Tunnel:
     source = "standard input" if path == "-" else path
     data, readable = (_read_stdin(), False) if path == "-" else _read(path, _SIZE_LIMIT)
     interface, peers = sections(decode(data, source), source)
-    if readable and any(
-        key in section.items for section in (interface, *peers) for key in ("PrivateKey", "PresharedKey")
-    ):
+    if readable and any({"PrivateKey", "PresharedKey"} & section.items.keys() for section in (interface, *peers)):
         warn(f"{source} holds a key and can be read by every user", f"chmod 600 {source}")
     directory = os.path.dirname(path)
-    if not peers:
-        warn(f"{source}: no [Peer]: nothing can go through this tunnel")
     names = interface.each("DNS", dns)
     tunnel = Tunnel(
         private_key=_private_key(interface, private_key_file, directory),
@@ -47,37 +71,31 @@ def load(path: str, private_key_file: str = "") -> Tunnel:
 
 
 def _check(tunnel: Tunnel, interface: Section) -> None:
-    """What concerns more than one value."""
+    """Check what concerns more than one value."""
+    if not tunnel.peers:
+        warn(f"{interface.source}: no [Peer]: nothing can go through this tunnel")
     if not tunnel.addresses:
         warn(f"{interface.source}: no Address: nothing can be sent from this interface")
     if tunnel.search and not tunnel.dns:
         warn(f"{interface.source}: DNS has search domains only: without a name server they are not used")
-    seen = set()
     for position, address in enumerate(tunnel.addresses):
-        if address in seen:
-            raise interface.error("Address", position, f"{address} stands there twice")
+        if address in tunnel.addresses[:position]:
+            raise interface.error("Address", position, f"{address} appears twice")
         if not any(address.address):
             raise interface.error("Address", position, f"{address} is nobody's address")
-        seen.add(address)
     if 0 < tunnel.mtu < 1280 and tunnel.has_ipv6():
-        raise interface.error(
-            "MTU", 0, f'"{tunnel.mtu}" is too small for IPv6 addresses and routes; legal: 1280 to 65535'
-        )
+        text = f'"{tunnel.mtu}" is too small for IPv6 addresses and routes; legal: 1280 to 65535'
+        raise interface.error("MTU", 0, text)
 
 
 def _peer(section: Section, directory: str) -> Peer:
-    if "PresharedKey" in section.items and "PresharedKeyFile" in section.items:
-        raise section.error("PresharedKeyFile", 0, "there is a PresharedKey too; keep one of the two")
-    preshared = section.one("PresharedKey", key, b"")
-    for path in section.each("PresharedKeyFile", lambda name: _find(name, directory)):
-        preshared = _key_file(path)
     allowed_ips = section.each("AllowedIPs", network)
     for position, given in enumerate(allowed_ips):
         if given.network() is not given:
             warn(str(section.error("AllowedIPs", position, f"{given} is a host in {given.network()}, which is used")))
     return Peer(
         public_key=section.one("PublicKey", key, b""),
-        preshared_key=preshared,
+        preshared_key=_secret(section, "PresharedKey", directory),
         endpoint=section.one("Endpoint", endpoint, None),
         keepalive=section.one("PersistentKeepalive", keepalive, 0),
         allowed_ips=allowed_ips,
@@ -85,13 +103,9 @@ def _peer(section: Section, directory: str) -> Peer:
 
 
 def _private_key(interface: Section, option: str, directory: str) -> bytes:
-    if "PrivateKey" in interface.items and "PrivateKeyFile" in interface.items:
-        raise interface.error("PrivateKeyFile", 0, "there is a PrivateKey too; keep one of the two")
-    private = interface.one("PrivateKey", key, b"")
-    named = interface.each("PrivateKeyFile", lambda name: _find(name, directory))
+    private = _secret(interface, "PrivateKey", directory, option)
     credential = "" if private else _credential("private-key")
-    path = option or (named[0] if named else credential)
-    private = _key_file(path) if path else private
+    private = _key_file(credential) if credential else private
     if not private:
         raise ConfigError(
             f"{interface.source}: no private key",
@@ -100,6 +114,15 @@ def _private_key(interface: Section, option: str, directory: str) -> bytes:
     if not any(private):
         raise ConfigError(f"{interface.source}: the private key is all zeros, which means none", "wg genkey makes one")
     return private
+
+
+def _secret(section: Section, name: str, directory: str, path: str = "") -> bytes:
+    """The key `name` from the file `path`, else from the section or the file that it names; empty for none."""
+    if name in section.items and f"{name}File" in section.items:
+        raise section.error(f"{name}File", 0, f"there is a {name} too; keep one of the two")
+    value = section.one(name, key, b"")
+    named = section.one(f"{name}File", lambda file: _find(file, directory), "")
+    return _key_file(path or named) if path or named else value
 
 
 def _read_stdin() -> bytes:
@@ -129,7 +152,7 @@ def _read(path: str, limit: int) -> tuple[bytes, bool]:
             hint = "--config - reads a configuration from a pipe" if limit == _SIZE_LIMIT else ""
             raise ConfigError(f"{path}: {kind}", hint)
         if status.st_size > limit:
-            raise ConfigError(f"{path}: {status.st_size} bytes, at most {limit} are read: not what it should be")
+            raise ConfigError(f"{path}: {status.st_size} bytes, expected at most {limit}")
         reachable = os.stat(os.path.dirname(path) or ".").st_mode & stat.S_IXOTH
         return os.read(descriptor, limit), bool(status.st_mode & stat.S_IROTH and reachable)
     except OSError as error:
@@ -142,7 +165,7 @@ def _find(name: str, directory: str) -> str:
     """Where a key file is: relative names are credentials, or stand beside the configuration."""
     path = _credential(name) or os.path.join(directory, name)
     if shown(name) == HIDDEN and not os.path.exists(path):
-        raise ValueError("the name of a file is wanted, this looks like a key (not shown)")
+        raise ValueError("expected the name of a file, this looks like a key (not shown)")
     return path
 
 
@@ -160,3 +183,210 @@ def _key_file(path: str) -> bytes:
         return key(data.decode("ascii", "replace").strip())
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+class Section:
+    """One section: the values of each key, and the line of each value."""
+
+    def __init__(self, source: str, title: str, line: int = 0) -> None:
+        self.source, self.title, self.line = source, title, line
+        self.items: dict[str, list[str]] = {}
+        self.lines: dict[str, list[int]] = {}
+        self.text = [f"{title}\nLine = {line}\n"]  # for wgconfig
+
+    def error(self, key: str, item: int, text: str, hint: str = "") -> ConfigError:
+        """The exception for one of the values of `key`."""
+        return ConfigError(f"{self.source}:{self.lines[key][item]}: {key}: {text}", hint)
+
+    def each(self, key: str, convert: Callable[[str], T]) -> tuple[T, ...]:
+        """The values of `key`, converted; `ConfigError` with the line of the one that cannot be."""
+        found: list[T] = []
+        try:
+            for value in self.items.get(key, ()):
+                found.append(convert(value))  # noqa: PERF401  (their number tells which one failed)
+        except ValueError as error:
+            raise self.error(key, len(found), *error.args) from None
+        return tuple(found)
+
+    def one(self, key: str, convert: Callable[[str], T], default: T) -> T:
+        """The only value of `key`, converted, or the default."""
+        return self.each(key, convert)[0] if key in self.items else default
+
+
+def decode(data: bytes, source: str) -> str:
+    """The text of a file; `ConfigError` with the line of what is not UTF-8."""
+    if data.startswith(b"\xef\xbb\xbf"):
+        raise ConfigError(f"{source}:1: a byte order mark", "save the file as UTF-8 without BOM")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{source}:{line}: not UTF-8: byte 0x{data[error.start]:02x}") from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ConfigError(f"{source}:{line}: a NUL byte", "this is no text file, or it is UTF-16")
+    return text
+
+
+def sections(text: str, source: str) -> tuple[Section, list[Section]]:
+    """The sections as wgconfig gives them back: [Interface] and each [Peer]."""
+    try:
+        from wgconfig import WGConfig
+    except ImportError:
+        raise MissingError("the Python package wgconfig is missing", "pip install wgconfig") from None
+    interface, peers = _normalized(text, source)
+    reader = WGConfig(keyattr="Line")  # by PublicKey it would forget the first of two peers
+    reader.read_from_fileobj(StringIO("".join(line for section in (interface, *peers) for line in section.text)))
+    read = [reader.get_interface(), *reader.get_peers(keys_only=False).values()]
+    for section, found in zip((interface, *peers), read, strict=True):
+        del found["Line"], section.text
+        section.items = {
+            name: [item[1:] for item in values] if isinstance(values, list) else [values[1:]]
+            for name, values in found.items()
+        }
+    lines: dict[str, int] = {}
+    for peer in peers:
+        public = "".join(peer.items.get("PublicKey", ()))  # each key can be written in one way only, see key()
+        if not public:
+            raise ConfigError(f"{source}:{peer.line}: [Peer] without PublicKey")
+        if public in lines:
+            raise peer.error("PublicKey", 0, f"the [Peer] of line {lines[public]} has this key too")
+        lines[public] = peer.line
+    return interface, peers
+
+
+def _normalized(text: str, source: str) -> tuple[Section, list[Section]]:
+    """The structure, at least as strict as wg(8): known keys in their sections, none twice."""
+    interface = Section(source, "[Interface]")
+    peers: list[Section] = []
+    section: Section | None = None
+    for line, raw in enumerate(text.split("\n"), 1):
+        content = raw.partition("#")[0].strip(_BLANKS)
+        if content.startswith("["):
+            title = _without_blanks(content).lower()
+            if title not in ("[interface]", "[peer]") or title == "[interface]" != content.lower():
+                raise ConfigError(f"{source}:{line}: unknown section {shown(content)}; legal: [Interface], [Peer]")
+            if title == "[peer]":
+                section = Section(source, "[Peer]", line)
+                peers.append(section)
+            else:
+                section = interface
+                section.line = section.line or line
+        elif content:
+            try:
+                _add(section, line, content)
+            except ValueError as error:
+                raise ConfigError(f"{source}:{line}: {error.args[0]}", *error.args[1:]) from None
+    if not interface.line:
+        raise ConfigError(f"{source}: no [Interface] section", "is it a wg-quick(8) configuration?")
+    hooks = sorted((line, name) for name in _HOOKS for line in interface.lines.get(name, ()))
+    if hooks:
+        listed = ", ".join(f"{name} (line {line})" for line, name in hooks)
+        warn(f"{source}: never executed: {listed}", "a configuration is data; use ExecStartPost= of the unit")
+    return interface, peers
+
+
+def _add(section: Section | None, line: int, content: str) -> None:
+    """Put one line, Key = value, into its section. ValueError(text[, hint])."""
+    written, equals, value = content.partition("=")
+    written = written.rstrip(_BLANKS)
+    title, name = _SECTION_OF.get(_without_blanks(written).lower(), ("", ""))
+    if not equals:
+        raise ValueError('not "Key = value" (the line is not shown: it may be a key)')
+    if not name or (name in _QUICK + _HOOKS and name.lower() != written.lower()):
+        known = shown(written) if len(written) <= _LONGEST else "(not shown: too long for one)"
+        raise ValueError(f"unknown key {known}", _similar(written))
+    if section is None:
+        raise ValueError(f"{name} appears before any section", f"write {title} above it")
+    if title != section.title:
+        raise ValueError(f"{name} belongs in {title}")
+    if name == "SaveConfig" and value.strip(_BLANKS).lower() not in ("true", "false"):
+        raise ValueError("SaveConfig is neither true nor false")
+    lines = section.lines.setdefault(name, [])
+    if name in _HOOKS:
+        lines.append(line)
+        return
+    if lines and name not in _LISTS:
+        raise ValueError(f"{name} again; it appears in line {lines[0]} too")
+    values = _values(name, value.strip(_BLANKS))
+    lines += [line] * len(values)
+    if values:  # the colon keeps wgconfig from making numbers of digits (007 would become 7)
+        section.text.append(f"{name} = :{', :'.join(values)}\n")
+
+
+def _values(name: str, value: str) -> list[str]:
+    """The values of one line. To wg(8) blanks are nothing; to wg-quick(8) they part items, and a value may be empty."""
+    if name not in _QUICK and not name.endswith("File"):
+        value = _without_blanks(value)
+    if not value.isascii() or not value.replace("\t", " ").isprintable():
+        raise ValueError(f"{name}: a character that is not printable ASCII")
+    if name in ("Address", "DNS"):
+        return value.replace(",", " ").split()
+    if not value and name not in _QUICK:
+        raise ValueError(f"{name} is empty")
+    if "," in value and name not in _LISTS:
+        raise ValueError(f"{name} takes one value, without a comma")
+    return value.split(",") if value else []
+
+
+def _without_blanks(text: str) -> str:
+    return text.replace(" ", "") if text.isprintable() else text.translate(_DROP_BLANKS)
+
+
+def _similar(written: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(written.lower()[:_LONGEST], _SECTION_OF, 1)
+    return f"did you mean {_SECTION_OF[close[0]][1]}?" if close else ""
+
+
+def key(value: str) -> bytes:
+    """A key of 32 bytes in canonical base64, as `wg genkey` prints it. The value is in no message."""
+    try:
+        raw = a2b_base64(value.encode("ascii"))
+    except ValueError:  # binascii.Error and UnicodeEncodeError are
+        raw = b""
+    if len(raw) == 32 and b2a_base64(raw, newline=False).decode() == value:
+        return raw
+    raise ValueError(f"not a key: expected 44 characters of base64 that end in =, this has {len(value)} (not shown)")
+
+
+def keepalive(value: str) -> int:
+    """Seconds between keepalives, 0 for none."""
+    return 0 if value.lower() == "off" else number(value, 0, 65535)
+
+
+def fwmark(value: str) -> int:
+    """A mark for outgoing packets, 0 for none."""
+    if value.lower() == "off":
+        return 0
+    digits = value.removeprefix("0x")
+    if digits and _HEX_DIGITS.issuperset(digits) and (value != digits or value.isdigit()):
+        significant = digits.lstrip("0") or "0"
+        mark = int(significant, 10 if value == digits else 16) if len(significant) <= 20 else 1 << 32
+        if mark < 1 << 32:
+            return mark
+    raise ValueError(f'{shown(value)} is not a mark; legal: "off", 0 to 4294967295 or 0x0 to 0xffffffff')
+
+
+def table(value: str) -> int:
+    """A routing table, 0 for no routes at all. In wg-quick(8) the names are in small letters only."""
+    named = {"auto": 254, "off": 0}.get(value)
+    try:
+        return number(value, 1, (1 << 32) - 1, zeros=False) if named is None else named
+    except ValueError:
+        raise ValueError(f'{shown(value)} is not a table; legal: "auto", "off", 1 to 4294967295') from None
+
+
+def is_server(value: str) -> bool:
+    """wg-quick(8): digits and dots, or a colon, are an address; all else in DNS is a search domain."""
+    return ":" in value or DIGITS_AND_DOTS.issuperset(value)
+
+
+def dns(value: str) -> str:
+    """An address of a name server, or a search domain."""
+    family = socket.AF_INET6 if ":" in value else socket.AF_INET
+    legal = reads(family, value) if is_server(value) else is_host_name(value)
+    if not legal:
+        raise ValueError(f"{shown(value)} is neither an address nor a search domain")
+    return value

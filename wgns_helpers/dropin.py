@@ -1,4 +1,4 @@
-"""The drop-in that confines a unit to a tunnel, as systemd.unit(5) has them, made from what nix/units.nix says."""
+"""The drop-in that confines a unit to a tunnel, as systemd.unit(5) has them, made from confined-service.conf."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from .check import SOCKETS
 from .errors import Failure, MissingError, UsageError, shown, warn
 
 _COMMANDS = ("Condition", "StartPre", "Start", "StartPost", "Reload", "Stop", "StopPost")
-_SEEN = "Type,LoadState,User,DynamicUser,PAMName,KillMode,FragmentPath,DropInPaths,MainPID," + ",".join(
-    f"Exec{name}Ex" for name in _COMMANDS
-)
+_SEEN = ["Type", "LoadState", "User", "DynamicUser", "PAMName", "KillMode", "FragmentPath", "DropInPaths", "MainPID"]
+_SEEN += [f"Exec{name}Ex" for name in _COMMANDS]
 
 
 def text(name: str, kind: str = "service") -> str:
@@ -110,7 +109,7 @@ def properties(unit: str) -> dict[str, str]:
     """What systemd knows of a unit; empty, with a warning, where no systemd runs (an image, a container)."""
     import subprocess
 
-    asked = ["systemctl", "show", f"--property={_SEEN}", "--", unit.replace("@.", "@instance.")]
+    asked = ["systemctl", "show", f"--property={','.join(_SEEN)}", "--", unit.replace("@.", "@instance.")]
     try:
         done = subprocess.run(asked, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

@@ -22,7 +22,7 @@ else:
 _CLONE_NEWNS = 0x20000  # sched.h
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_SLAVE = 1, 2, 4, 8, 32, 1 << 19  # sys/mount.h
 _PR_CAPBSET_DROP, _CAPABILITY_VERSION_3 = 24, 0x20080522  # linux/prctl.h, linux/capability.h
-_FAMILIES = (21, 40, 42)  # AF_RDS, AF_VSOCK, AF_QIPCRTR of sys/socket.h, which no namespace separates
+_FAMILIES = (40, 42)  # AF_VSOCK, AF_QIPCRTR of sys/socket.h, which no namespace separates
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # asm-generic/ioctls.h
 _LOW = 0xFFFFFFFF  # what the kernel reads of these arguments
 
@@ -34,17 +34,6 @@ _CALLERS = ("SUDO_UID", "PKEXEC_UID", "DOAS_USER")  # by these sudo(8), pkexec(1
 
 # The further ABIs whose programs a machine may run, by their names in libseccomp; calls by any other are refused
 _ABIS = {"aarch64": (b"arm",), "s390x": (b"s390",), "x86_64": (b"x86", b"x32")}
-
-
-class _Argument(ctypes.Structure):
-    """A condition on an argument of a system call: its number, how it is compared, mask and value."""
-
-    _fields_ = (
-        ("number", ctypes.c_uint),
-        ("comparison", ctypes.c_int),
-        ("mask", ctypes.c_uint64),
-        ("value", ctypes.c_uint64),
-    )
 
 
 class CommandError(Failure):
@@ -73,7 +62,7 @@ def execute(name: str, user: str, command: list[str]) -> NoReturn:
         _restrict()
         if account:
             _become(account)
-        else:
+        if not os.geteuid():
             _drop_capabilities()
     except OSError as error:
         raise system_error(str(error.filename or "wgns exec"), error) from None
@@ -116,18 +105,22 @@ def _restrict() -> None:
     calls = [library.seccomp_attr_set(context, _SCMP_FLTATR_ACT_BADARCH, _SCMP_ACT_EPERM)]
     abis = map(library.seccomp_arch_resolve_name, _ABIS.get(os.uname().machine, ()))
     calls += [library.seccomp_arch_add(context, abi) for abi in abis]
-    rules: list[tuple[bytes, _Argument | None]] = [(call, None) for call in (b"add_key", b"keyctl", b"request_key")]
-    rules += [(b"socket", _Argument(0, _SCMP_CMP_MASKED_EQ, _LOW, family)) for family in _FAMILIES]
-    rules += [(b"ioctl", _Argument(1, _SCMP_CMP_MASKED_EQ, _LOW, number)) for number in (_TIOCSTI, _TIOCLINUX)]
-    for name, argument in rules:
-        number, count = library.seccomp_syscall_resolve_name(name), int(argument is not None)
-        pointer = ctypes.byref(argument) if argument else None
-        calls.append(library.seccomp_rule_add_array(context, _SCMP_ACT_EPERM, number, count, pointer))
+    rules = [(name, b"") for name in (b"add_key", b"keyctl", b"request_key")]  # a call, and what its argument is
+    rules += [(b"socket", _condition(0, family)) for family in _FAMILIES]
+    rules += [(b"ioctl", _condition(1, request)) for request in (_TIOCSTI, _TIOCLINUX)]
+    for name, condition in rules:
+        call = library.seccomp_syscall_resolve_name(name)
+        calls.append(library.seccomp_rule_add_array(context, _SCMP_ACT_EPERM, call, len(condition) // 24, condition))
     calls.append(library.seccomp_load(context))  # which sets no_new_privs first
     if any(calls):
         raise OSError(-min(calls), os.strerror(-min(calls)), "system call filter")
     for number in check.CAPABILITIES.values():
         netns.call("prctl", _PR_CAPBSET_DROP, number, 0, 0, 0)
+
+
+def _condition(argument: int, value: int) -> bytes:
+    """That the lower half of an argument has this value, as struct scmp_arg_cmp."""
+    return pack("=IiQQ", argument, _SCMP_CMP_MASKED_EQ, _LOW, value)
 
 
 def _become(account: pwd.struct_passwd) -> None:
@@ -136,8 +129,6 @@ def _become(account: pwd.struct_passwd) -> None:
     os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
     names = {"HOME": account.pw_dir, "USER": account.pw_name, "LOGNAME": account.pw_name, "SHELL": account.pw_shell}
     os.environ.update(names)
-    if not account.pw_uid:
-        _drop_capabilities()
 
 
 def _drop_capabilities() -> None:

@@ -17,25 +17,22 @@ _SILENT = 0.3  # seconds of waiting that are not worth a message
 
 
 class Lock:
-    """The lock of a named network namespace, or of something else with a name that no namespace can have.
+    """The lock of a named network namespace.
 
     It is a flock(2) of a file below /run that only root can open: any local user could hold one of a file that
     everybody can read. The file exists only while a program holds it or waits for it, or after one was killed.
     With `optional`, work that must not be held up goes on without the lock after `patience` seconds.
     """
 
-    def __init__(self, name: str, patience: float | None = None, *, what: str = "", optional: bool = False) -> None:
-        self._folder, self._what = f"{DIRECTORY}/{name}", what or f'namespace "{name}"'
+    def __init__(self, name: str, patience: float | None = None, *, optional: bool = False) -> None:
+        self._folder, self._what = f"{DIRECTORY}/{name}", f'namespace "{name}"'
         self._patience, self._optional = _PATIENCE if patience is None else patience, optional
         self._descriptor = -1
 
     def __enter__(self) -> None:
         """Take it. Raises `TryAgainError` after `patience` seconds, `InterruptError` on a signal."""
-        self._descriptor = self._open()
         try:
-            wait(self._descriptor, self._what, self._patience)
-            while not self._is_current():  # the former holder has removed the file
-                os.close(self._descriptor)
+            while self._descriptor < 0 or not os.fstat(self._descriptor).st_nlink:  # the former holder removes the file
                 self._descriptor = self._open()
                 wait(self._descriptor, self._what, self._patience)
         except TryAgainError as error:
@@ -59,21 +56,20 @@ class Lock:
         path = f"{self._folder}/lock"
         while True:
             try:
-                for folder in (DIRECTORY, self._folder):
-                    if not os.path.isdir(folder):
-                        os.makedirs(folder, exist_ok=True)
-                        os.chmod(folder, 0o755)  # noqa: S103  (whatever the umask is: only the lock is root's alone)
+                make_folder(DIRECTORY)
+                make_folder(self._folder)
                 return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             except FileNotFoundError:  # the former holder has just removed the folder
                 continue
             except OSError as error:
                 raise system_error(path, error) from None
 
-    def _is_current(self) -> bool:
-        try:
-            return os.path.samestat(os.fstat(self._descriptor), os.stat(f"{self._folder}/lock"))
-        except FileNotFoundError:
-            return False
+
+def make_folder(path: str) -> None:
+    """Make a folder that every user can read, whatever the umask is, unless it exists. Raises OSError."""
+    if not os.path.isdir(path):
+        os.makedirs(path, exist_ok=True)
+        os.chmod(path, 0o755)  # noqa: S103  (services of any user read there)
 
 
 def wait(descriptor: int, what: str, patience: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from _socket import if_nameindex
 
-from . import netlink, netns, signals
+from . import dns_files, netlink, netns, signals
 from .errors import Failure, PermissionRefusedError, say, warn
 from .lock import Lock
 
@@ -46,6 +46,7 @@ def up(name: str) -> None:
             )
         else:
             _attach(name, new=host)
+        dns_files.publish(name)
 
 
 def _attach(name: str, *, new: bool) -> None:
@@ -113,6 +114,7 @@ def down(name: str) -> None:
             )
         inside = _inside(name, pinned) if pinned else ""
         netns.detach(name, pinned)
+        dns_files.unpublish(name)
         if inside:
             hint = "they keep running in the namespace, which no longer has a name"
             warn(f'"{name}" was still in use: {inside}', hint)
@@ -120,25 +122,16 @@ def down(name: str) -> None:
 
 def _inside(name: str, pinned: netns.Identity) -> str:
     """What is in a namespace besides lo and this process, in words."""
-    processes = []
-    for entry in os.listdir("/proc"):
-        try:
-            if entry.isdigit() and int(entry) != os.getpid() and os.stat(f"/proc/{entry}/ns/net").st_ino == pinned[1]:
-                with open(f"/proc/{entry}/comm", encoding="utf-8", errors="replace") as comm:
-                    processes.append(f"{comm.read().strip()} ({entry})")
-        except OSError:
-            continue  # it has ended, or may not be looked at
+    numbers, _ = netns.inside(pinned)
+    processes = [f"{comm} ({number})" for number, comm in numbers.items() if number != os.getpid()]
     found = processes[:_LISTED] + ["more processes"] * (len(processes) > _LISTED)
-    return ", ".join(found + [f"link {link}" for link in _links(name, pinned)])
-
-
-def _links(name: str, pinned: netns.Identity) -> list[str]:
     try:
         if pinned != netns.own():
             netns.enter(netns.open_namespace(name))
+        found += [f"link {link}" for link in _foreign_links()]
     except Failure:
-        return []  # may not be looked at
-    return _foreign_links()
+        pass  # may not be looked at
+    return ", ".join(found)
 
 
 def _foreign_links() -> list[str]:

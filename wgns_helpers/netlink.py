@@ -7,46 +7,70 @@ if_addr.h.
 
 from __future__ import annotations
 
-import _socket  # the C module: socket itself brings 7 ms of imports
+import _socket
 import errno
 import os
-from _struct import Struct, pack, unpack_from
+from struct import Struct, pack, unpack_from
+from sys import byteorder
 
 from .errors import Failure, system_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Self
 
+    Lines = Sequence[Callable[[], str]]
+
+socket = _socket  # for all modules: the C module underneath socket, whose enumerations cost 9 ms at every start
 NETLINK_ROUTE, NETLINK_GENERIC = 0, 16
-REQUEST, ACK, EXCL, CREATE = 0x1, 0x4, 0x200, 0x400
+REQUEST, ACK, EXCL, CREATE, DUMP = 0x1, 0x4, 0x200, 0x400, 0x300
 NESTED = 0x8000
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_NEWADDR, RTM_DELADDR, RTM_NEWROUTE, RTM_DELROUTE = 16, 17, 18, 20, 21, 24, 25
+RTM_GETADDR, RTM_GETROUTE = 22, 26
 IFF_UP = 1
 RT_TABLE_MAIN = 254
 
 # The protocol number of our routes (rtm_protocol): no daemon of linux/rtnetlink.h or iproute2's rt_protos has it.
 ROUTE_PROTOCOL = 119
 
-_NLMSG_ERROR, _NLM_F_CAPPED, _NLM_F_ACK_TLVS = 2, 0x100, 0x200
+_NLMSG_ERROR, _NLMSG_DONE, _NLM_F_DUMP_INTR, _NLM_F_CAPPED, _NLM_F_ACK_TLVS = 2, 3, 0x10, 0x100, 0x200
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
 _HEADER = Struct("=IHHII")
+_TRIES = 5  # a list that changes while it is read is read again
 _BATCH = 64  # requests in one datagram; the answers to all of them must fit into the receive buffer (208 KiB)
 
 
 class Request:
-    """A message to the kernel, and in words what it is for: for errors, and step by step for --dry-run."""
+    """A message to the kernel: its socket (`protocol`), its bytes, and its words for errors and --dry-run."""
 
-    __slots__ = ("body", "flags", "kind", "steps", "what")
+    __slots__ = ("body", "flags", "kind", "lines", "protocol", "what")
 
-    def __init__(self, what: str, kind: int, body: bytes, flags: int = 0, steps: list[object] | None = None) -> None:
+    def __init__(
+        self, what: str, kind: int, body: bytes, flags: int = 0, protocol: int = NETLINK_ROUTE, lines: Lines = ()
+    ) -> None:
         self.what, self.kind, self.body, self.flags = what, kind, body, flags
-        self.steps: list[object] = steps or [what]
+        self.protocol, self.lines = protocol, lines
+
+    def words(self) -> list[str]:
+        """What the request does, line by line and without keys; made only now, for they can be many."""
+        return [line() for line in self.lines] or [self.what]
 
     def pack(self, sequence: int) -> bytes:
         """The message with its header; `sequence` numbers the request, the kernel's answer carries it."""
         return _HEADER.pack(16 + len(self.body), self.kind, REQUEST | ACK | self.flags, sequence, 0) + self.body
+
+
+def batches(requests: Iterable[Request]) -> Iterator[list[Request]]:
+    """The requests in their order, those in a row for rtnetlink together; the long ones for WireGuard one by one."""
+    batch: list[Request] = []
+    for request in requests:
+        if batch and NETLINK_GENERIC in (batch[0].protocol, request.protocol):
+            yield batch
+            batch = []
+        batch.append(request)
+    if batch:
+        yield batch
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -59,14 +83,17 @@ def attribute(kind: int, payload: bytes) -> bytes:
 
 def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
     """The attributes in `data` from `offset` on, by kind, without its flags in the upper bits; a torn one ends it."""
-    found = {}
+    return dict(each(data, offset))
+
+
+def each(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    """The same one by one, for nests in which all attributes have one kind."""
     while offset + 4 <= len(data):
         length, kind = unpack_from("=HH", data, offset)
         if length < 4 or offset + length > len(data):
             break
-        found[kind & 0x3FFF] = data[offset + 4 : offset + length]
+        yield kind & 0x3FFF, data[offset + 4 : offset + length]
         offset += -(-length // 4) * 4
-    return found
 
 
 class Socket:
@@ -81,6 +108,7 @@ class Socket:
         except OSError as error:
             raise system_error("cannot open a netlink socket", error) from None
         self._sequence = 0
+        self._torn = False  # whether the last list is
 
     def __enter__(self) -> Self:
         return self
@@ -110,16 +138,34 @@ class Socket:
             raise system_error(f"{request.what}: netlink", OSError(errno.EBADMSG, ""))
         return answers[0][:size], attributes(answers[0], size)
 
+    def dump(self, request: Request) -> list[bytes]:
+        """The payloads of the list that a request with the flag `DUMP` asks for.
+
+        The kernel marks a list that changed while it was read, perhaps only in the message at its end, and then it is
+        read again. Raises `Failure`.
+        """
+        for _ in range(_TRIES):
+            answers = self._exchange([request])
+            if not self._torn:
+                return answers
+        raise Failure(f"{request.what} changed each time it was read", "does another program change it?")
+
     def _exchange(self, batch: list[Request]) -> list[bytes]:
         open_requests = {self._sequence + 1 + i: request for i, request in enumerate(batch)}
         self._sequence += len(batch)
+        self._torn = False
         answers, failed = [], None
         try:
             self._socket.sendto(b"".join(r.pack(s) for s, r in open_requests.items()), (0, 0))
             for kind, flags, sequence, payload in self._receive():
-                if sequence in open_requests and kind == _NLMSG_ERROR:
-                    failed = failed or refusal(open_requests.pop(sequence).what, flags, payload)
-                elif sequence in open_requests:
+                request = open_requests.get(sequence)
+                if not request:
+                    continue
+                self._torn |= bool(flags & _NLM_F_DUMP_INTR)
+                if kind == _NLMSG_ERROR or (kind == _NLMSG_DONE and request.flags & DUMP == DUMP):
+                    del open_requests[sequence]
+                    failed = failed or refusal(request.what, flags, payload, is_end=kind == _NLMSG_DONE)
+                else:
                     answers.append(payload)
                 if not open_requests:
                     break
@@ -138,7 +184,7 @@ class Socket:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise lost or error from None
-                lost = error  # till the buffer is empty, the next answers would be lost untold (netlink_overrun)
+                lost = error  # until the buffer is empty, the kernel drops answers without an error (netlink_overrun)
                 continue
             offset = 0
             while offset + 16 <= len(data) and not sender[0]:  # the kernel's port is 0
@@ -155,15 +201,20 @@ class KernelRefusedError(Failure):
     errno = 0
 
 
-def refusal(what: str, flags: int, payload: bytes) -> Failure | None:
-    """The exception for the payload of an NLMSG_ERROR, with the kernel's own words; None for an acknowledgement."""
+def refusal(what: str, flags: int, payload: bytes, *, is_end: bool = False) -> Failure | None:
+    """The exception for the payload of an NLMSG_ERROR, with the kernel's own words; None for an acknowledgement.
+
+    The NLMSG_DONE at the end of a list has such a number too, of an error at which the kernel gave it up, or 0.
+    """
     answer, length = unpack_from("=iI", payload) if len(payload) >= 20 else (1, 16)
+    if is_end:
+        answer = int.from_bytes(payload[:4], byteorder, signed=True)
     if not answer:
         return None
     number = -answer if -4096 < answer < 0 else errno.EBADMSG  # MAX_ERRNO of linux/err.h
-    echoed = 0 if flags & _NLM_F_CAPPED else max(length - 16, 0)
-    said = attributes(payload, 20 + -(-echoed // 4) * 4) if flags & _NLM_F_ACK_TLVS else {}
-    detail = said.get(1, b"").rstrip(b"\0").decode(errors="replace")  # NLMSGERR_ATTR_MSG
+    echoed = 0 if is_end or flags & _NLM_F_CAPPED else max(length - 16, 0)
+    words = attributes(payload, 4 if is_end else 20 + -(-echoed // 4) * 4) if flags & _NLM_F_ACK_TLVS else {}
+    detail = words.get(1, b"").rstrip(b"\0").decode(errors="replace")  # NLMSGERR_ATTR_MSG
     plain = system_error(what, OSError(number, ""), detail)
     if plain.code != 1:
         return plain
@@ -212,10 +263,12 @@ def set_link(
     payload += attribute(20, alias.encode()) if alias is not None else b""  # IFLA_IFALIAS
     if promote:  # IFLA_AF_SPEC, AF_INET, IFLA_INET_CONF, IPV4_DEVCONF_PROMOTE_SECONDARIES
         payload += attribute(26, attribute(2, attribute(1, attribute(20, pack("=I", 1)))))
-    said = [f"mtu {mtu}"] * bool(mtu) + ["up" if up else "down"] * (up is not None)
-    said = said or [f'alias "{alias}"' if alias is not None else "promote secondary addresses"]
+    lines = [f"mtu {mtu}"] * bool(mtu) + ["up" if up else "down"] * (up is not None)
+    lines = lines or [
+        "promote secondary addresses" if alias is None else f'alias "{alias}"' if alias else "remove alias"
+    ]
     body = _link_message(index, IFF_UP if up else 0, 0 if up is None else IFF_UP, payload)
-    return Request(", ".join(said), RTM_NEWLINK, body)
+    return Request(", ".join(lines), RTM_NEWLINK, body)
 
 
 def delete_link(index: int) -> Request:

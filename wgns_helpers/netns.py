@@ -25,7 +25,6 @@ DIRECTORY = "/run/netns"
 _CLONE_NEWNET = 0x40000000  # sched.h
 MS_BIND, MS_REC, _MS_SHARED, _MNT_DETACH = 0x1000, 0x4000, 0x100000, 2  # sys/mount.h
 _NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
-_ASIDE = ".wg-up"  # how names of files end that are about to appear or vanish, see confine.py
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.@+:")
 
 # The links that each new namespace can have: lo, and what the kernel makes where a module for tunnels is loaded
@@ -54,10 +53,9 @@ def checked_name(text: str) -> str:
     if "\\" in name:
         raise UsageError(f"{shown(text)} is an escaped name", "write %I in the unit, not %i")
     possible = 0 < len(name) <= 255 and name not in (".", "..") and _NAME_CHARACTERS.issuperset(name)
-    if not possible or name.startswith("-") or name.endswith(_ASIDE):
+    if not possible or name.startswith("-"):
         raise UsageError(
-            f"{shown(text)} is not a name",
-            f'expected 1 to 255 letters, digits, _ - . @ + : with no leading dash, not ending in "{_ASIDE}"',
+            f"{shown(text)} is not a name", "expected 1 to 255 letters, digits, _ - . @ + : with no leading dash"
         )
     if name != text and not in_unit():
         say(f"{shown(text)} is read as {shown(name)}, as systemd's %I has it")
@@ -105,6 +103,12 @@ def own(process: str = "self") -> Identity:
     return status.st_dev, status.st_ino
 
 
+def identity(descriptor: int) -> Identity:
+    """Which namespace is open."""
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
+
+
 def pinned(name: str) -> Identity | None:
     """The network namespace that is called `name`; None where there is no such name, or a plain file."""
     try:
@@ -112,10 +116,37 @@ def pinned(name: str) -> Identity | None:
     except MissingError:
         return None
     try:
-        status = os.fstat(descriptor)
-        return status.st_dev, status.st_ino
+        return identity(descriptor)
     finally:
         os.close(descriptor)
+
+
+def named() -> dict[str, Identity]:
+    """The named network namespaces."""
+    found = {}
+    for name in sorted(os.listdir(DIRECTORY)) if os.path.isdir(DIRECTORY) else ():
+        try:
+            identity = pinned(name)
+        except Failure:  # another kind of namespace
+            continue
+        if identity:
+            found[name] = identity
+    return found
+
+
+def inside(namespace: Identity) -> tuple[dict[int, str], int]:
+    """The processes in a namespace, by their numbers, and how many others cannot be looked at."""
+    found, hidden = {}, 0
+    for process in sorted(int(entry) for entry in os.listdir("/proc") if entry.isdecimal()):
+        try:
+            if own(str(process)) == namespace:
+                with open(f"/proc/{process}/comm", encoding="utf-8", errors="replace") as comm:
+                    found[process] = comm.read().strip()
+        except PermissionError:
+            hidden += 1
+        except OSError:  # it has ended
+            continue
+    return found, hidden
 
 
 def open_namespace(name: str) -> int:
@@ -147,6 +178,25 @@ def enter(descriptor: int) -> None:
             call("setns", descriptor, _CLONE_NEWNET)
     except OSError as error:
         raise system_error("cannot enter the network namespace", error) from None
+
+
+class Inside:
+    """Have this process in the open network namespace for a while."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._there, self._here = descriptor, -1
+
+    def __enter__(self) -> None:
+        self._here = os.open("/proc/self/ns/net", os.O_RDONLY)
+        try:
+            enter(self._there)
+        except Failure:
+            os.close(self._here)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        enter(self._here)
+        os.close(self._here)
 
 
 def enter_new() -> None:
@@ -215,10 +265,9 @@ def _prepare_directory() -> None:
     `ip netns add` does the same under the folder's lock (Debian bug 949235). Any user can hold that, so it is taken
     only for the first time, and not waited for longer than ip(8) can need.
     """
-    os.makedirs(DIRECTORY, exist_ok=True)
+    lock.make_folder(DIRECTORY)
     if _share_directory():
         return
-    os.chmod(DIRECTORY, 0o755)  # noqa: S103  (whatever the umask is: names are for everybody)
     descriptor = os.open(DIRECTORY, os.O_RDONLY)
     try:
         lock.wait(descriptor, DIRECTORY, _FOLDER_PATIENCE)

@@ -1,36 +1,37 @@
-"""Peers without a session: the names of their endpoints are looked up again, and where that may help they are moved."""
+"""Peers without a session: their endpoints' names are looked up again, and where that may help the endpoint moves."""
 
 from __future__ import annotations
 
 import os
-from _socket import inet_ntop
+import time
 
-from . import errors, netlink, netns, reader, resolve, state, status, values, wireguard
+from . import config, errors, netns, resolve, status
+from .diff import diff
 from .errors import ConfigError, Failure, MissingError, TryAgainError, say
 from .lock import Lock
-from .peers import Update
+from .netlink import socket
+from .tunnel import NOWHERE, Peer, Tunnel, endpoint
+from .wireguard import Link
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .tunnel import Endpoint
+    from .tunnel import Endpoint, Session
 
-_PATIENCE = 0.2  # seconds; who has the lock is a wg-up, which looks the names up itself
+_PATIENCE = 0.2  # seconds; a wg-up that has the lock looks the names up itself
 
 
 def refresh(name: str = "") -> None:
-    """Look after the tunnel `name`, or after all whose configuration is in its place; one line for each change.
+    """Refresh the endpoints of the tunnel `name`, or of all that have a configuration; one line for each change.
 
-    Nothing but endpoints is changed. Raises `Failure` when all is done, `TryAgainError` if a name does not resolve.
+    Changes nothing but endpoints. Raises `Failure` when all is done, `TryAgainError` if a name does not resolve.
     """
-    here = os.open("/proc/self/ns/net", os.O_RDONLY)
     failures: list[Failure] = []
-    for link in [name] if name else [each for each in status.names() if os.path.exists(_path(each))]:
+    for each in [name] if name else [each for each in status.names() if os.path.exists(config.path_of(each))]:
         try:
-            descriptor = netns.open_namespace(link)
+            descriptor = netns.open_namespace(each)
             try:
-                failures += _refresh(link, descriptor, here, wanted=bool(name))
+                failures += _refresh(each, descriptor, required=bool(name))
             finally:
-                netns.enter(here)
                 os.close(descriptor)
         except Failure as error:
             failures.append(error)
@@ -41,79 +42,83 @@ def refresh(name: str = "") -> None:
         raise failures[-1]
 
 
-def _refresh(link: str, descriptor: int, here: int, *, wanted: bool) -> list[Failure]:
-    """Look after one tunnel, whose names are looked up in the namespace `here`; what did not resolve."""
-    updates = _configured(_path(link))
-    if not updates:  # without host names there is nothing to do, and no pyroute2 to load
+def _refresh(name: str, descriptor: int, *, required: bool) -> list[Failure]:
+    """Refresh one tunnel, by addresses that are looked up in this process's namespace; what did not resolve."""
+    wanted = _configured(config.path_of(name))
+    if not any(peer.endpoint for peer in wanted.peers):
         return []
-    index, silent = _look(link, descriptor)
-    if not index and wanted:
-        raise MissingError(f'namespace "{link}" has no WireGuard link "{link}"', f"wg-up {link} makes it")
-    if not silent:
-        return []
-    netns.enter(here)
-    found, failures = _addresses([update for key, update in updates.items() if key in silent])
-    try:
-        with Lock(link, _PATIENCE):
-            _move(link, descriptor, updates, found)
-    except TryAgainError as error:
-        say(f'"{link}" is left out: {error}', priority=errors.NOTICE)
+    with netns.Inside(descriptor):
+        index, link = status.index(name), Link(name)
+    with link:
+        link.index = index
+        if not index and required:
+            raise MissingError(f'namespace "{name}" has no WireGuard link "{name}"', f"wg-up {name} makes it")
+        silent = _silent(*link.read()) if index else set()
+        found, failures = _addresses([peer for peer in wanted.peers if peer.public_key in silent])
+        if not found:
+            return failures
+        try:
+            with Lock(name, _PATIENCE):
+                with netns.Inside(descriptor):
+                    link.index = status.index(name)  # wg-down and wg-up may have been there meanwhile
+                if link.index:
+                    _move(link, found, wanted)
+        except TryAgainError as error:
+            say(f'"{name}" is left out: {error}', priority=errors.NOTICE)
     return failures
 
 
-def _move(link: str, descriptor: int, updates: dict[bytes, Update], found: dict[bytes, list[Endpoint]]) -> None:
-    """Set the endpoints, by what the link is now that nobody else changes it. Leaves this process in its namespace."""
-    index, silent = _look(link, descriptor)
-    moves = {key: (silent[key], _next(silent[key], found[key])) for key in found.keys() & silent.keys()}
-    with netlink.Socket(netlink.NETLINK_GENERIC) as generic:
-        for key, (old, new) in moves.items():
-            if not new:
-                continue
-            update = updates[key]._replace(endpoint=new)
-            generic.run(wireguard.configure(wireguard.family(generic), index, (None, None, None), [update]))
-            place = new._replace(host=inet_ntop(new.family, new.address))
-            say(f'"{link}": {update} is {place} now{f", no longer {old}" if old else ""}', priority=errors.NOTICE)
+def _silent(now: Tunnel, sessions: dict[bytes, Session]) -> set[bytes]:
+    """The peers without a session."""
+    return {peer.public_key for peer in now.peers if not sessions[peer.public_key].alive(time.time())}
 
 
-def _look(link: str, descriptor: int) -> tuple[int, dict[bytes, Endpoint | None]]:
-    """The link's index, and its peers without a session with their endpoints. Leaves this process in its namespace."""
-    netns.enter(descriptor)
-    index = status.index(link)
-    now = state.read(link, index) if index else state.State()
-    return index, {key: peer.endpoint for key, peer in now.peers.items() if key not in now.alive}
+def _move(link: Link, found: dict[bytes, list[Endpoint]], wanted: Tunnel) -> None:
+    """Give each peer that is still silent the next of its addresses."""
+    now, sessions = link.read()
+    silent = _silent(now, sessions) & found.keys()
+    former = {peer.public_key: peer.endpoint or NOWHERE for peer in now.peers if peer.public_key in silent}
+    places = {key: _next(former[key], found[key]) for key in silent}
+    peers = tuple(peer._replace(endpoint=places.get(peer.public_key, peer.endpoint)) for peer in now.peers)
+    for request in diff(now, now._replace(peers=peers), link.device(), wanted.names()):
+        link.run([request])
+    for peer in wanted.peers:
+        key = peer.public_key
+        if key in silent and places[key] != former[key]:
+            place = places[key]._replace(host=socket.inet_ntop(places[key].family, places[key].address))
+            formerly = "" if former[key] == NOWHERE else f", no longer {former[key]}"
+            line = f"{wanted.names()[key]}: endpoint {peer.endpoint} is {place} now{formerly}"
+            say(f'"{link.name}": {line}', priority=errors.NOTICE)
 
 
-def _path(link: str) -> str:
-    return f"/etc/wireguard/{link}.conf"
-
-
-def _configured(path: str) -> dict[bytes, Update]:
-    """The peers of a configuration that have a host name for an endpoint. Its keys are no business of this program."""
+def _configured(path: str) -> Tunnel:
+    """The peers of a configuration, with an endpoint if that is a host name. Reads no keys: it needs none."""
     errors.leave_out_warnings()
     try:
         with open(path, "rb") as file:
-            _, peers = reader.sections(reader.decode(file.read(), path), path)
+            _, sections = config.sections(config.decode(file.read(), path), path)
     except FileNotFoundError:
         raise ConfigError(f'"{path}": no such file or directory') from None
-    found = {}
-    for number, peer in enumerate(peers, 1):
-        key, endpoint = peer.one("PublicKey", values.key, b""), peer.one("Endpoint", values.endpoint, None)
-        if endpoint and not _is_literal(endpoint.host):
-            found[key] = Update(f"peer {number}", key, known=True, endpoint=endpoint)
-    return found
+    peers = []
+    for section in sections:
+        place = section.one("Endpoint", endpoint, None)
+        named = place if place and not _is_literal(place.host) else None
+        peers.append(Peer(section.one("PublicKey", config.key, b""), endpoint=named))
+    return Tunnel(b"", peers=tuple(peers))
 
 
-def _addresses(updates: list[Update]) -> tuple[dict[bytes, list[Endpoint]], list[Failure]]:
-    """Where peers can be, places without a route left out if there are others; and what did not resolve."""
+def _addresses(peers: list[Peer]) -> tuple[dict[bytes, list[Endpoint]], list[Failure]]:
+    """Where peers can be, without the addresses that have no route if others have one; and what did not resolve."""
     found: dict[bytes, list[Endpoint]] = {}
     failures: list[Failure] = []
-    for update in updates:
+    for peer in peers:
         try:
-            places = resolve.addresses(update.endpoint) if update.endpoint else []
+            places = resolve.addresses(peer.endpoint) if peer.endpoint else []
         except TryAgainError as error:
             failures.append(error)
         else:
-            found[update.public_key] = [place for place in places if resolve.has_route(place)] or places
+            routed = [place for place in places if resolve.has_route(place)]
+            found.update({peer.public_key: routed or places} if places else {})
     return found, failures
 
 
@@ -121,10 +126,9 @@ def _is_literal(host: str) -> bool:
     return ":" in host or host.rpartition(".")[2].isdecimal()
 
 
-def _next(current: Endpoint | None, found: list[Endpoint]) -> Endpoint | None:
-    """Where to look for a peer that does not answer where it is; None: there is nowhere else."""
-    places = [place.sockaddr() for place in found]
-    if not current or current.sockaddr() not in places:
-        return found[0]
-    position = places.index(current.sockaddr())
-    return found[(position + 1) % len(found)] if len(found) > 1 else None
+def _next(current: Endpoint, places: list[Endpoint]) -> Endpoint:
+    """The place after the one at which a peer does not answer, or the first; `current` if there is no other."""
+    known = [place.sockaddr() for place in places]
+    if current.sockaddr() not in known:
+        return places[0]
+    return places[(known.index(current.sockaddr()) + 1) % len(places)] if len(places) > 1 else current

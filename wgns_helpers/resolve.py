@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import _socket
-import _thread
 import time
-from _queue import Empty, SimpleQueue
 
 from . import signals
 from .errors import TryAgainError, say, shown, warn
+from .netlink import socket
 from .tunnel import Endpoint
 
 TYPE_CHECKING = False
@@ -18,26 +16,30 @@ if TYPE_CHECKING:
 _IP_MTU, _IPV6_MTU = 14, 24  # ip(7), ipv6(7): the path MTU of a connected socket
 _OVERHEAD = 80  # bytes that WireGuard adds at most, over IPv6 (wg-quick(8))
 _IPV6_MINIMUM = 1280  # bytes (RFC 8200); below it the kernel takes IPv6 off the link
-_ANYWHERE = Endpoint("", 51820, _socket.AF_INET, b"\xc0\0\2\1")  # TEST-NET-1 (RFC 5737): goes by the default route
+_ANYWHERE = Endpoint("", 51820, socket.AF_INET, b"\xc0\0\2\1")  # TEST-NET-1 (RFC 5737): goes by the default route
 _AT_ONCE = 16  # names looked up at the same time
 _HINT = "getent ahosts with this name asks the same; is the host online?"
 _PAUSES = (1.0, 2.0, 5.0)  # seconds between two tries, the last one again and again
 
 
-def resolve(tunnel: Tunnel, patience: float = 0) -> Tunnel:
-    """The tunnel with an address for each endpoint; all names are looked up at once.
+def ready(tunnel: Tunnel, patience: float = 0) -> Tunnel:
+    """The tunnel with an address for each endpoint and an MTU, as `resolve` and `path_mtu` have them."""
+    resolved = resolve(tunnel, patience)
+    return resolved._replace(mtu=path_mtu(resolved))
 
-    A name that does not resolve is tried again for `patience` seconds, since a name server may be late at boot, and so
-    may what it knows. Then `TryAgainError`. SIGTERM ends the process meanwhile: nothing has been changed yet.
+
+def resolve(tunnel: Tunnel, patience: float = 0) -> Tunnel:
+    """The tunnel with an address for each endpoint; looks up all names at the same time.
+
+    Tries a name that does not resolve again for `patience` seconds, since a name server may be late at boot. Then
+    raises `TryAgainError`. SIGTERM ends the process meanwhile: nothing has been changed yet.
     """
-    wanted = list(dict.fromkeys(peer.endpoint for peer in tunnel.peers if peer.endpoint))
-    found = {endpoint: literal for endpoint in wanted if (literal := _literal(endpoint))}
+    wanted = dict.fromkeys(peer.endpoint for peer in tunnel.peers if peer.endpoint)
+    found = {endpoint: [literal] for endpoint in wanted if (literal := _literal(endpoint))}
     end = time.monotonic() + patience
     tries = 0
     while len(found) < len(wanted):
-        failures = _look_up(
-            [endpoint for endpoint in wanted if endpoint not in found], found, end if patience else None
-        )
+        failures = _look_up([endpoint for endpoint in wanted if endpoint not in found], found, end if patience else 0)
         left = end - time.monotonic()
         if failures and left <= 0:
             raise TryAgainError(failures[0], _HINT)
@@ -46,55 +48,42 @@ def resolve(tunnel: Tunnel, patience: float = 0) -> Tunnel:
                 say(f"trying again for up to {patience:.0f} s: {failures[0]}")
             time.sleep(min(left, _PAUSES[min(tries, len(_PAUSES) - 1)]))
         tries += 1
+    places = {endpoint: first._replace(others=tuple(others)) for endpoint, (first, *others) in found.items()}
     return tunnel._replace(
-        peers=tuple(peer._replace(endpoint=peer.endpoint and found[peer.endpoint]) for peer in tunnel.peers)
+        peers=tuple(peer._replace(endpoint=peer.endpoint and places[peer.endpoint]) for peer in tunnel.peers)
     )
 
 
-def _look_up(wanted: list[Endpoint], found: dict[Endpoint, Endpoint], end: float | None) -> list[str]:
-    """Look all of them up, and put them into `found`; what went wrong with the others.
+def _look_up(wanted: list[Endpoint], found: dict[Endpoint, list[Endpoint]], end: float) -> list[str]:
+    """Look up the addresses of these endpoints and put them into `found`; what went wrong with the others.
 
-    getaddrinfo(3) cannot be interrupted: at `end` (time.monotonic(), None: never) what is not there yet has failed.
+    getaddrinfo(3) cannot be interrupted: what has no answer at `end` (time.monotonic(), 0: never) has failed. Its
+    threads go on, and do not hold up the program, which ends by os._exit.
     """
-    tasks: SimpleQueue[Endpoint] = SimpleQueue()
-    answers: SimpleQueue[tuple[Endpoint, list[Endpoint] | str]] = SimpleQueue()
-    for endpoint in wanted:
-        tasks.put(endpoint)
+    from concurrent.futures import ThreadPoolExecutor, wait  # 15 ms that most tunnels do not need
 
-    def work() -> None:
-        try:
-            while True:
-                endpoint = tasks.get_nowait()
-                try:
-                    answers.put((endpoint, addresses(endpoint)))
-                except TryAgainError as error:
-                    answers.put((endpoint, str(error)))
-        except Empty:
-            pass
-
-    signals.hold()  # for the threads: SIGTERM is for this one, also when it changes the kernel and they still end
-    for _ in range(min(_AT_ONCE, len(wanted))):
-        _thread.start_new_thread(work, ())
+    pool = ThreadPoolExecutor(_AT_ONCE)
+    signals.hold()  # for the threads: SIGTERM is for this one, also when it changes the kernel and they still run
+    lookups = {endpoint: pool.submit(addresses, endpoint) for endpoint in wanted}
     signals.release()
-    failures = {one: f"endpoint {shown(one.host)} does not resolve: no answer yet" for one in wanted}
-    for _ in wanted:
+    done, _ = wait(lookups.values(), max(0.0, end - time.monotonic()) if end else None)
+    pool.shutdown(wait=False, cancel_futures=True)
+    failures = []
+    for endpoint, lookup in lookups.items():
         try:
-            endpoint, answer = answers.get(timeout=None if end is None else max(0.0, end - time.monotonic()))
-        except Empty:
-            break
-        if isinstance(answer, str):
-            failures[endpoint] = answer
-        else:
-            found[endpoint] = answer[0]._replace(others=tuple(answer[1:]))
-            del failures[endpoint]
-    return list(failures.values())
+            if lookup not in done:
+                raise _unresolved(endpoint, "no answer yet")
+            found[endpoint] = lookup.result()
+        except TryAgainError as error:
+            failures.append(str(error))
+    return failures
 
 
 def _literal(endpoint: Endpoint) -> Endpoint | None:
     """A literal address needs no resolver, and loading one costs milliseconds."""
-    for family in (_socket.AF_INET, _socket.AF_INET6):
+    for family in (socket.AF_INET, socket.AF_INET6):
         try:
-            return endpoint._replace(family=family, address=_socket.inet_pton(family, endpoint.host))
+            return endpoint._replace(family=family, address=socket.inet_pton(family, endpoint.host))
         except OSError:
             continue
     return None
@@ -110,16 +99,19 @@ def addresses(endpoint: Endpoint) -> list[Endpoint]:
         return [literal]
     try:
         host = endpoint.host.encode()  # a str would load the idna codec
-        answers = _socket.getaddrinfo(host, endpoint.port, 0, _socket.SOCK_DGRAM, _socket.IPPROTO_UDP)
-    except _socket.gaierror as error:
-        reason = str(error.args[-1]).lower()
-        raise TryAgainError(f"endpoint {shown(endpoint.host)} does not resolve: {reason}", _HINT) from None
+        answers = socket.getaddrinfo(host, endpoint.port, 0, socket.SOCK_DGRAM, socket.IPPROTO_UDP)
+    except socket.gaierror as error:
+        raise _unresolved(endpoint, str(error.args[-1]).lower()) from None
     found = []
     for family, _, _, _, address in answers:
-        packed = _socket.inet_pton(family, str(address[0]).partition("%")[0])
+        packed = socket.inet_pton(family, str(address[0]).partition("%")[0])
         scope = int(address[3]) if len(address) == 4 else 0
         found.append(endpoint._replace(family=family, address=packed, scope=scope))
     return sorted(dict.fromkeys(found), key=lambda one: not has_route(one)) if len(found) > 1 else found
+
+
+def _unresolved(endpoint: Endpoint, reason: str) -> TryAgainError:
+    return TryAgainError(f"endpoint {shown(endpoint.host)} does not resolve: {reason}", _HINT)
 
 
 def path_mtu(tunnel: Tunnel) -> int:
@@ -140,15 +132,15 @@ def path_mtu(tunnel: Tunnel) -> int:
 
 def _mtu_to(endpoint: Endpoint) -> int:
     """The path MTU in bytes, 0 where there is no route. Connecting a UDP socket sends nothing."""
-    address = _socket.inet_ntop(endpoint.family, endpoint.address)
+    address = socket.inet_ntop(endpoint.family, endpoint.address)
     udp = None
     try:
-        udp = _socket.socket(endpoint.family, _socket.SOCK_DGRAM)
-        if endpoint.family == _socket.AF_INET:
+        udp = socket.socket(endpoint.family, socket.SOCK_DGRAM)
+        if endpoint.family == socket.AF_INET:
             udp.connect((address, endpoint.port))
-            return udp.getsockopt(_socket.IPPROTO_IP, _IP_MTU)
+            return udp.getsockopt(socket.IPPROTO_IP, _IP_MTU)
         udp.connect((address, endpoint.port, 0, endpoint.scope))
-        return udp.getsockopt(_socket.IPPROTO_IPV6, _IPV6_MTU)
+        return udp.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
     except OSError:
         return 0
     finally:

@@ -6,15 +6,15 @@ import os
 import time
 from binascii import b2a_base64
 
-from . import confine, errors, netlink, netns, state
+from . import dns_files, errors, lock, netlink, netns
 from .errors import Failure, MissingError, PermissionRefusedError
+from .tunnel import NOWHERE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .state import Session
-    from .tunnel import Peer
+    from .tunnel import Peer, Session, Tunnel
 
 _UNITS = (".service", ".scope", ".socket", ".mount", ".swap")  # those that can have processes (systemd.unit(5))
 _SPANS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
@@ -23,10 +23,10 @@ _SPANS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 def names() -> list[str]:
     """The named network namespaces that can have a tunnel of their name; not the one that this process is in."""
     found = []
-    for name in sorted(os.listdir(netns.DIRECTORY)) if os.path.isdir(netns.DIRECTORY) else []:
+    for name, identity in netns.named().items():
         try:
-            if netns.pinned(netns.checked_link(netns.checked_name(name))) not in (None, netns.own()):
-                found.append(name)
+            if identity != netns.own():
+                found.append(netns.checked_link(netns.checked_name(name)))
         except Failure:
             continue
     return found
@@ -39,90 +39,88 @@ def index(link: str) -> int:
     return found[0] if found and found[1] == "wireguard" else 0
 
 
-def _configured(link: str) -> str:
-    """The configuration's path. From here on the credentials of the tunnel's unit are found, as `wg-up` finds them."""
-    places = [f"/run/credentials/{unit}" for unit in (f"wg@{link}.service".replace("+", r"\x2b"), "wg.service")]
-    os.environ["CREDENTIALS_DIRECTORY"] = places[link == "wg" and not os.path.isdir(places[0])]
-    return f"/etc/wireguard/{link}.conf"
-
-
 def look(name: str) -> dict[str, Any]:
-    """All there is to tell of the tunnel `name`, as README.md describes it; without private and preshared keys.
+    """Everything about the tunnel `name`, as README.md describes it; without private and preshared keys.
 
     What cannot be seen is None, and why is in "unseen". Raises `MissingError` where there is no such namespace.
     """
-    here, there = os.open("/proc/self/ns/net", os.O_RDONLY), netns.open_namespace(name)
-    inode, path = os.fstat(there).st_ino, f"{netns.DIRECTORY}/{name}"
-    inside, hidden = _inside(os.fstat(there))
+    there = netns.open_namespace(name)
+    (_, inode), path = netns.identity(there), f"{netns.DIRECTORY}/{name}"
+    processes, hidden = netns.inside(netns.identity(there))
+    inside: dict[str, dict[int, str]] = {}
+    for process, comm in processes.items():
+        inside.setdefault(_unit(process), {})[process] = comm
     unseen = [f"whether {hidden} processes of others are inside"] * bool(hidden)
     tunnel = {"name": name, "namespace": path, "inode": inode, "inside": inside, **_dns(name), "present": None}
     tunnel |= dict.fromkeys(("up", "public_key", "listen_port", "addresses", "mtu", "peers", "differences"))
     try:
-        netns.enter(there)
-        link = index(name)
+        with netns.Inside(there):
+            link = index(name)
         tunnel["present"] = bool(link)
         if link:
-            tunnel |= _interface(state.read(name, link), int(time.time()))
-        netns.enter(here)
-        if link:
-            tunnel["differences"], why = _differences(name)
+            details, why = _link(name, link, there)
+            tunnel |= details
             unseen += [f"what differs from the configuration: {why}"] * bool(why)
     except PermissionRefusedError as error:
         unseen.append(f"the tunnel itself: {error}")
     finally:
-        if not os.path.samestat(os.stat("/proc/self/ns/net"), os.fstat(here)):
-            netns.enter(here)
-        os.close(here)
         os.close(there)
     return {**tunnel, "unseen": unseen, "faults": _faults(tunnel)}
 
 
-def _inside(namespace: os.stat_result) -> tuple[dict[str, dict[int, str]], int]:
-    """The processes in the namespace by unit and number, and how many others could not be looked at."""
-    units: dict[str, dict[int, str]] = {}
-    hidden = 0
-    for process in sorted(int(entry) for entry in os.listdir("/proc") if entry.isdecimal()):
-        try:
-            if os.path.samestat(os.stat(f"/proc/{process}/ns/net"), namespace):
-                units.setdefault(_unit(process), {})[process] = _read(f"/proc/{process}/comm").strip()
-        except PermissionError:
-            hidden += 1
-        except OSError:  # it has ended
-            continue
-    return units, hidden
+def _link(name: str, link_index: int, namespace: int) -> tuple[dict[str, Any], str]:
+    """The details of the link, and why it cannot be compared with its configuration, if so."""
+    from . import present, wg_up, wireguard
 
-
-def _unit(process: int) -> str:
-    """The unit of a process by its control group, in the unified hierarchy or systemd's own (cgroups(7)); or ""."""
-    for line in _read(f"/proc/{process}/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers in ("", "name=systemd"):
-            return next((part for part in reversed(path.split("/")) if part.endswith(_UNITS)), "")
-    return ""
-
-
-def _read(path: str) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read()
-
-
-def _dns(name: str) -> dict[str, list[str] | None]:
-    content = confine.read(f"{confine.DIRECTORY}/{name}/resolv.conf")
-    lines = [line.split() for line in (content or b"").decode("ascii", "replace").splitlines()]
-    return {
-        title: None if content is None else [word for line in lines if line[:1] == [key] for word in line[1:]]
-        for title, key in (("name_servers", "nameserver"), ("search", "search"))
-    }
-
-
-def _interface(now: state.State, clock: int) -> dict[str, Any]:
+    wanted, why = _configured(name)
+    with netns.Inside(namespace), wireguard.Link(name, link_index) as link:
+        now, sessions = present.read(link)
+        differences = wg_up.differences(link, name, now, wanted) if wanted else None
+    clock = int(time.time())
     return {
         "up": now.up,
         "public_key": _key(now.public_key) if now.private_key else "",
         "listen_port": now.listen_port,
         "addresses": [str(address) for address in now.addresses],
         "mtu": now.mtu,
-        "peers": [peer_at(peer, now.sessions[key], clock) for key, peer in now.peers.items()],
+        "peers": [peer_at(peer, sessions[peer.public_key], clock) for peer in now.peers],
+        "differences": differences,
+    }, why
+
+
+def _configured(name: str) -> tuple[Tunnel | None, str]:
+    """The tunnel of the configuration, or why it cannot be read; with the credentials of the tunnel's unit."""
+    from . import config, resolve
+
+    errors.leave_out_warnings()
+    places = [f"/run/credentials/{unit}" for unit in (f"wg@{name}.service".replace("+", r"\x2b"), "wg.service")]
+    os.environ["CREDENTIALS_DIRECTORY"] = places[name == "wg" and not os.path.isdir(places[0])]
+    try:
+        return resolve.ready(config.load(config.path_of(name))), ""
+    except Failure as error:
+        return None, str(error)
+
+
+def _unit(process: int) -> str:
+    """The unit of a process by its control group, in the unified hierarchy or systemd's own (cgroups(7)); or ""."""
+    try:
+        with open(f"/proc/{process}/cgroup", encoding="utf-8", errors="replace") as file:
+            lines = file.read().splitlines()
+    except OSError:  # it has ended
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "name=systemd"):
+            return next((part for part in reversed(path.split("/")) if part.endswith(_UNITS)), "")
+    return ""
+
+
+def _dns(name: str) -> dict[str, list[str] | None]:
+    content = dns_files.read(f"{lock.DIRECTORY}/{name}/resolv.conf")
+    lines = [line.split() for line in (content or b"").decode("ascii", "replace").splitlines()]
+    return {
+        title: None if content is None else [word for line in lines if line[:1] == [key] for word in line[1:]]
+        for title, key in (("name_servers", "nameserver"), ("search", "search"))
     }
 
 
@@ -131,9 +129,9 @@ def peer_at(peer: Peer, session: Session, clock: int) -> dict[str, Any]:
     age = max(clock - session.handshake, 0) if session.handshake else None
     return {
         "public_key": _key(peer.public_key),
-        "state": "never" if age is None else "alive" if age < state.ALIVE else "stale",
+        "state": "never" if age is None else "alive" if session.alive(clock) else "stale",
         "handshake": age,
-        "endpoint": str(peer.endpoint) if peer.endpoint else "",
+        "endpoint": "" if peer.endpoint in (None, NOWHERE) else str(peer.endpoint),
         "received": session.received,
         "sent": session.sent,
         "allowed_ips": [str(network) for network in peer.allowed_ips],
@@ -144,18 +142,6 @@ def peer_at(peer: Peer, session: Session, clock: int) -> dict[str, Any]:
 
 def _key(key: bytes) -> str:
     return b2a_base64(key, newline=False).decode()
-
-
-def _differences(name: str) -> tuple[list[str] | None, str]:
-    """What `wg-up --dry-run` says, or why that cannot be said. Leaves this process in the namespace."""
-    from . import bringup, config
-
-    errors.leave_out_warnings()
-    try:
-        steps = bringup.plan(name, name, config.load(_configured(name)))
-    except Failure as error:
-        return None, str(error)
-    return [step for step in steps if not step.endswith(": nothing to change")], ""
 
 
 def _faults(tunnel: dict[str, Any]) -> list[str]:
@@ -185,20 +171,20 @@ def line(tunnel: dict[str, Any]) -> str:
     peers = tunnel["peers"] or []
     latest = min((peer["handshake"] for peer in peers if peer["handshake"] is not None), default=None)
     traffic = (f"{size(sum(peer[key] for peer in peers))} {key}" for key in ("received", "sent"))
-    said = [*(tunnel["faults"] or [f"last handshake {age(latest)}"]), *traffic, *filter(None, tunnel["inside"])]
-    return _printable(f"{tunnel['name']}: {'; '.join(said if tunnel['present'] else tunnel['unseen'])}") + "\n"
+    parts = [*(tunnel["faults"] or [f"last handshake {age(latest)}"]), *traffic, *filter(None, tunnel["inside"])]
+    return _printable(f"{tunnel['name']}: {'; '.join(parts if tunnel['present'] else tunnel['unseen'])}") + "\n"
 
 
 def text(part: dict[str, Any], indent: str = "") -> str:
     """The tunnel in some lines, by the names of JSON."""
-    said = ""
+    lines = ""
     for key, value in part.items():
         if key == "peers":
-            said += "".join(f"peer:\n{text(peer, '  ')}" for peer in value or ())
+            lines += "".join(f"peer:\n{text(peer, '  ')}" for peer in value or ())
         else:
             title = f"{indent}{key.replace('_', ' ')}:"
-            said += "".join(f"{title:16}{_printable(words)}\n" for words in _words(key, value) or ["none"])
-    return said
+            lines += "".join(f"{title:16}{_printable(words)}\n" for words in _words(key, value) or ["none"])
+    return lines
 
 
 def _words(key: str, value: Any) -> list[str]:  # noqa: ANN401

@@ -1,28 +1,67 @@
-"""The generic-netlink request that configures a WireGuard device (linux/wireguard.h, linux/genetlink.h)."""
+"""A WireGuard device by generic netlink: read and written (linux/wireguard.h, linux/genetlink.h)."""
 
 from __future__ import annotations
 
 import errno
-from _socket import AF_INET, AF_INET6
-from _struct import Struct, pack
+from struct import Struct, pack, unpack_from
 from sys import byteorder
 
 from .errors import MissingError
-from .netlink import NESTED, Request, Socket, attribute
+from .netlink import DUMP, NESTED, NETLINK_GENERIC, Request, Socket, attribute, attributes, each, socket
+from .tunnel import NOWHERE, Endpoint, NamedTuple, Network, Peer, Session, Tunnel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Self
 
-    from .peers import Update
-    from .tunnel import Network
+    Part = tuple[Callable[[], str], bytes]  # of a request: what it changes of a peer, in words and encoded
 
-_GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, _WG_CMD_SET_DEVICE = 16, 3, 1
-_REMOVE_ME, _REPLACE_ALLOWED_IPS, _UPDATE_ONLY = 1, 2, 4  # enum wgpeer_flag
+_GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, _WG_CMD_GET_DEVICE, _WG_CMD_SET_DEVICE = 16, 3, 0, 1
+REMOVE, REPLACE_ALLOWED_IPS, UPDATE_ONLY = 1, 2, 4  # enum wgpeer_flag
 _ROOM = 60000  # bytes of peers in one message; an attribute holds 65,535
 _STEP = 1500  # allowed IPs in one message, at most 36 bytes each
 # WGALLOWEDIP_A_FAMILY, _IPADDR and _CIDR_MASK in their nest, in one go: there can be 100,000
-_ALLOWED_IP = {AF_INET: Struct("=HHHHHxxHH4sHHBxxx"), AF_INET6: Struct("=HHHHHxxHH16sHHBxxx")}
+_ALLOWED_IP = {socket.AF_INET: Struct("=HHHHHxxHH4sHHBxxx"), socket.AF_INET6: Struct("=HHHHHxxHH16sHHBxxx")}
+
+
+class Device(NamedTuple):
+    """Which device a message is for; by default one that does not exist yet."""
+
+    ifindex: int = 0  # of its link
+    family: int = 0  # the number of generic netlink's family "wireguard"
+
+
+class Link:
+    """The WireGuard link `name` of this process's network namespace, with the sockets that read and change it.
+
+    The sockets stay in the namespace, wherever the process goes. `index` is 0 until the link is known to exist.
+    """
+
+    def __init__(self, name: str, index: int = 0) -> None:
+        self.name, self.index = name, index
+        self.route, self.generic = Socket(), Socket(NETLINK_GENERIC)
+        self._family = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.route.__exit__()
+        self.generic.__exit__()
+
+    def device(self) -> Device:
+        """The device for messages; `MissingError` if the kernel has no WireGuard."""
+        self._family = self._family or family(self.generic)
+        return Device(self.index, self._family)
+
+    def read(self) -> tuple[Tunnel, dict[bytes, Session]]:
+        """The function `read` for this link."""
+        return read(self.generic, self.device())
+
+    def run(self, batch: list[Request]) -> None:
+        """Send one of `netlink.batches`. Raises `Failure`."""
+        (self.generic if batch[0].protocol == NETLINK_GENERIC else self.route).run(batch)
 
 
 def no_wireguard() -> MissingError:
@@ -33,75 +72,158 @@ def no_wireguard() -> MissingError:
 def family(socket: Socket) -> int:
     """The number of the generic-netlink family "wireguard"; `MissingError` where the kernel has none."""
     body = pack("=BBH", _CTRL_CMD_GETFAMILY, 1, 0) + attribute(2, b"wireguard\0")  # CTRL_ATTR_FAMILY_NAME
-    found = socket.ask(Request("netlink family wireguard", _GENL_ID_CTRL, body), 4, errno.ENOENT)
+    found = socket.ask(Request("netlink family wireguard", _GENL_ID_CTRL, body, 0, NETLINK_GENERIC), 4, errno.ENOENT)
     number = int.from_bytes(found[1].get(1, b"")[:2], byteorder) if found else 0  # CTRL_ATTR_FAMILY_ID
     if number <= _GENL_ID_CTRL:
         raise no_wireguard()
     return number
 
 
-def configure(
-    family_number: int, index: int, settings: tuple[bytes | None, int | None, int | None], updates: Iterable[Update]
-) -> Iterator[Request]:
-    """The requests that change private key, listen port (0: the kernel chooses), mark and peers of the device `index`.
-
-    What is None stays. A peer list too long for one message goes on in the next, and so do a peer's allowed IPs, there
-    without flags (linux/wireguard.h describes both).
-    """
-    head = first = pack("=BBH", _WG_CMD_SET_DEVICE, 1, 0) + attribute(1, pack("=I", index))  # WGDEVICE_A_IFINDEX
-    steps: list[object] = []
-    private_key, listen_port, fwmark = settings
-    if private_key is not None:
-        first += attribute(3, private_key or bytes(32))  # WGDEVICE_A_PRIVATE_KEY
-        steps.append("private key (not shown)")
-    if listen_port is not None:
-        first += attribute(6, pack("=H", listen_port))  # WGDEVICE_A_LISTEN_PORT
-        steps.append(f"listen port {listen_port}")
-    if fwmark is not None:
-        first += attribute(7, pack("=I", fwmark))  # WGDEVICE_A_FWMARK
-        steps.append(f"fwmark {hex(fwmark) if fwmark else 'off'}")
-    for group, encoded in _groups(updates):
-        if steps or group:
-            peers = attribute(8 | NESTED, encoded) if group else b""  # WGDEVICE_A_PEERS
-            yield Request("keys and peers", family_number, first + peers, steps=[*steps, *group])
-        first, steps = head, []
+def private_key(device: Device, key: bytes) -> Request:
+    """Set the private key; an empty one is none."""
+    what = "private key (not shown)" if key else "remove private key"
+    return _set(device, what, attribute(3, key or bytes(32)))  # WGDEVICE_A_PRIVATE_KEY
 
 
-def _groups(updates: Iterable[Update]) -> Iterator[tuple[list[Update], bytes]]:
-    """The updates, encoded, in runs of at most `_ROOM` bytes; one empty run where there are none."""
-    group: list[Update] = []
+def listen_port(device: Device, port: int) -> Request:
+    """Set the UDP port."""
+    return _set(device, f"listen port {port}", attribute(6, pack("=H", port)))  # WGDEVICE_A_LISTEN_PORT
+
+
+def fwmark(device: Device, mark: int) -> Request:
+    """Set the mark of outgoing packets, 0 for none."""
+    what = f"fwmark {hex(mark) if mark else 'off'}"
+    return _set(device, what, attribute(7, pack("=I", mark)))  # WGDEVICE_A_FWMARK
+
+
+def _set(device: Device, what: str, payload: bytes, lines: Sequence[Callable[[], str]] = ()) -> Request:
+    head = pack("=BBH", _WG_CMD_SET_DEVICE, 1, 0) + attribute(1, pack("=I", device.ifindex))  # WGDEVICE_A_IFINDEX
+    return Request(what, device.family, head + payload, 0, NETLINK_GENERIC, lines)
+
+
+def peers(device: Device, parts: Iterable[Part]) -> Iterator[Request]:
+    """The requests with these parts, each with at most `_ROOM` bytes of them."""
+    group: list[Callable[[], str]] = []
     encoded: list[bytes] = []
     size = 0
-    for update in updates:
-        for part in _parts(update):
-            if group and size + len(part) > _ROOM:
-                yield group, b"".join(encoded)
-                group, encoded, size = [], [], 0
-            group.append(update)
-            encoded.append(attribute(NESTED | len(group), part))
-            size += len(encoded[-1])
-    yield group, b"".join(encoded)
+    for words, part in parts:
+        if group and size + len(part) > _ROOM:
+            yield _set(device, "peers", attribute(8 | NESTED, b"".join(encoded)), group)  # WGDEVICE_A_PEERS
+            group, encoded, size = [], [], 0
+        group.append(words)
+        encoded.append(attribute(NESTED | len(group), part))
+        size += len(encoded[-1])
+    if group:
+        yield _set(device, "peers", attribute(8 | NESTED, b"".join(encoded)), group)
 
 
-def _parts(update: Update) -> Iterator[bytes]:
-    """One peer's attributes, in one or more parts of under `_ROOM` bytes."""
-    key = attribute(1, update.public_key)  # WGPEER_A_PUBLIC_KEY
-    flags = _REMOVE_ME * update.remove | _UPDATE_ONLY * update.known | _REPLACE_ALLOWED_IPS * update.replace
+def peer(
+    name: str,
+    public_key: bytes,
+    flags: int = 0,
+    preshared_key: bytes | None = None,
+    endpoint: Endpoint | None = None,
+    keepalive: int | None = None,
+    allowed_ips: Sequence[Network] = (),
+) -> Iterator[Part]:
+    """What is to change of one peer, which messages call `name`, in one or more parts of under `_ROOM` bytes.
+
+    What is None stays; an empty preshared key is none, a keepalive of 0 seconds is off. A list of allowed IPs too long
+    for one part goes on in the next, without flags (linux/wireguard.h).
+    """
+
+    def words() -> str:
+        if flags & REMOVE:
+            return f"remove {name}"
+        settings = [f"endpoint {endpoint}"] if endpoint else []
+        if allowed_ips or flags & REPLACE_ALLOWED_IPS:
+            settings.append(f"allowed IPs {', '.join(map(str, allowed_ips)) or 'none'}")
+        settings += [f"persistent keepalive {keepalive or 'off'}"] if keepalive is not None else []
+        settings += [f"preshared key {'(not shown)' if preshared_key else 'none'}"] if preshared_key is not None else []
+        return f"{name}: {', '.join(settings)}"
+
+    key = attribute(1, public_key)  # WGPEER_A_PUBLIC_KEY
     head = key + attribute(3, pack("=I", flags))  # WGPEER_A_FLAGS
-    if update.preshared_key is not None:
-        head += attribute(2, update.preshared_key or bytes(32))  # WGPEER_A_PRESHARED_KEY
-    if update.endpoint:
-        head += attribute(4, update.endpoint.sockaddr())  # WGPEER_A_ENDPOINT
-    if update.keepalive is not None:
-        head += attribute(5, pack("=H", update.keepalive))  # WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, in seconds
-    yield head if not update.allowed_ips else head + _allowed_ips(update.allowed_ips[:_STEP])
-    for start in range(_STEP, len(update.allowed_ips), _STEP):
-        yield key + _allowed_ips(update.allowed_ips[start : start + _STEP])
+    if preshared_key is not None:
+        head += attribute(2, preshared_key or bytes(32))  # WGPEER_A_PRESHARED_KEY
+    if endpoint:
+        head += attribute(4, endpoint.sockaddr())  # WGPEER_A_ENDPOINT
+    if keepalive is not None:
+        head += attribute(5, pack("=H", keepalive))  # WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, in seconds
+    yield words, head if not allowed_ips else head + _allowed_ips(allowed_ips[:_STEP])
+    for start in range(_STEP, len(allowed_ips), _STEP):
+        yield words, key + _allowed_ips(allowed_ips[start : start + _STEP])
 
 
-def _allowed_ips(networks: tuple[Network, ...]) -> bytes:
+def _allowed_ips(networks: Sequence[Network]) -> bytes:
     encoded = bytearray()
     for number, (family, address, prefix) in enumerate(networks, 1):
         layout = _ALLOWED_IP[family]
         encoded += layout.pack(layout.size, NESTED | number, 6, 1, family, 4 + len(address), 2, address, 5, 3, prefix)
     return attribute(9 | NESTED, bytes(encoded))  # WGPEER_A_ALLOWEDIPS
+
+
+def read(socket: Socket, device: Device) -> tuple[Tunnel, dict[bytes, Session]]:
+    """What WireGuard reports of the device: a tunnel without addresses and routes, and its peers' sessions.
+
+    Raises `Failure`.
+    """
+    head = pack("=BBH", _WG_CMD_GET_DEVICE, 1, 0) + attribute(1, pack("=I", device.ifindex))  # WGDEVICE_A_IFINDEX
+    answers = socket.dump(Request(f"WireGuard device {device.ifindex}", device.family, head, DUMP, NETLINK_GENERIC))
+    peers: dict[bytes, Peer] = {}
+    sessions: dict[bytes, Session] = {}
+    settings: dict[int, bytes] = {}
+    for answer in answers:
+        found = attributes(answer, 4)
+        settings = settings or found  # the other answers have peers only
+        for _, nest in each(found.get(8, b"")):  # WGDEVICE_A_PEERS
+            part, session = _peer(attributes(nest))
+            former = peers.get(part.public_key)
+            if former:  # its allowed IPs go on from the message before
+                part = former._replace(allowed_ips=former.allowed_ips + part.allowed_ips)
+            peers[part.public_key] = part
+            sessions.setdefault(part.public_key, session)
+    tunnel = Tunnel(
+        private_key=_secret(settings.get(3, b"")),  # WGDEVICE_A_PRIVATE_KEY
+        public_key=settings.get(4, b""),  # WGDEVICE_A_PUBLIC_KEY
+        listen_port=_number(settings.get(6, b"")),  # WGDEVICE_A_LISTEN_PORT
+        fwmark=_number(settings.get(7, b"")),  # WGDEVICE_A_FWMARK
+        peers=tuple(peers.values()),
+        routes=(),
+    )
+    return tunnel, sessions
+
+
+def _peer(found: dict[int, bytes]) -> tuple[Peer, Session]:
+    peer = Peer(
+        public_key=found.get(1, b""),  # WGPEER_A_PUBLIC_KEY
+        preshared_key=_secret(found.get(2, b"")),  # WGPEER_A_PRESHARED_KEY
+        endpoint=_endpoint(found.get(4, b"")),  # WGPEER_A_ENDPOINT
+        keepalive=_number(found.get(5, b"")),  # WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, in seconds
+        allowed_ips=tuple(_network(attributes(nest)) for _, nest in each(found.get(9, b""))),  # WGPEER_A_ALLOWEDIPS
+    )
+    # WGPEER_A_LAST_HANDSHAKE_TIME (its seconds), WGPEER_A_RX_BYTES, WGPEER_A_TX_BYTES
+    return peer, Session(_number(found.get(6, b"")[:8]), _number(found.get(7, b"")), _number(found.get(8, b"")))
+
+
+def _network(found: dict[int, bytes]) -> Network:
+    # WGALLOWEDIP_A_FAMILY, _IPADDR and _CIDR_MASK
+    return Network(_number(found.get(1, b"")), found.get(2, b""), _number(found.get(3, b"")))
+
+
+def _endpoint(sockaddr: bytes) -> Endpoint:
+    """The endpoint in a struct sockaddr_in or sockaddr_in6."""
+    family, (port,) = _number(sockaddr[:2]), unpack_from("!H", sockaddr.ljust(4, b"\0"), 2)
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        return NOWHERE
+    address = sockaddr[4:8] if family == socket.AF_INET else sockaddr[8:24]
+    return Endpoint(socket.inet_ntop(family, address), port, family, address, _number(sockaddr[24:28]))
+
+
+def _secret(key: bytes) -> bytes:
+    """A key, empty for none, which is all zeros in the kernel."""
+    return key if any(key) else b""
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, byteorder)

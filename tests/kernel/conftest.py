@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def snapshot() -> dict[str, object]:
-    """All that the programs may change: links, addresses, routes of every namespace, /run/netns, /etc/netns, mounts."""
+    """All that the programs may change: links, addresses, routes of every namespace, names, files, mounts."""
     state: dict[str, object] = {}
     names = sorted(path.name for path in Path("/run/netns").glob("*"))
     for name in ["", *names]:
@@ -52,12 +52,11 @@ def snapshot() -> dict[str, object]:
         for what in ("addr", "route show table all", "-6 route show table all"):
             done = subprocess.run(["sh", "-c", f"{prefix} -j {what}"], capture_output=True, text=True, check=False)
             state[f"{name}: {what}"] = json.loads(done.stdout) if done.stdout.strip() else done.stderr
-    for folder in ("/run/netns", "/etc/netns"):
-        for path in sorted(Path(folder).rglob("*")):
+    for folder in ("/run/netns", "/run/wgns", "/etc/netns"):
+        for path in sorted(Path(folder).rglob("*.conf" if folder == "/run/wgns" else "*")):  # no locks of killed ones
             status = path.lstat()
-            content = path.read_bytes() if folder == "/etc/netns" and path.is_file() else b""
+            content = path.read_bytes() if folder != "/run/netns" and path.is_file() else b""
             state[str(path)] = (status.st_dev, status.st_ino, status.st_mode, content)
-        state[f"{folder} exists"] = folder == "/run/netns" or Path(folder).exists()
     lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
     state["mounts"] = sorted(line.split()[4] for line in lines if "nsfs" in line)
     return state
@@ -84,7 +83,7 @@ def clean() -> Iterator[None]:
     for link in json.loads(shell("ip -j link")):
         if link["ifname"] not in ("lo", "sit0", "tunl0", "ip6tnl0"):
             subprocess.run(["ip", "link", "del", link["ifname"]], capture_output=True, check=False)
-    shell("rm -rf /etc/netns /etc/wireguard")
+    shell("rm -rf /etc/netns /etc/wireguard /run/wgns")
 
 
 @pytest.fixture

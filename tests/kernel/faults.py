@@ -84,7 +84,8 @@ def _replace(fault: Fault | None, log: int) -> None:
     exchange = netlink.Socket._exchange  # noqa: SLF001
 
     def exchanged(socket: netlink.Socket, batch: list[netlink.Request]) -> list[bytes]:
-        if batch[0].kind == netlink.RTM_GETLINK or batch[0].what == "netlink family wireguard":
+        reads = batch[0].kind == netlink.RTM_GETLINK or batch[0].flags & netlink.DUMP == netlink.DUMP
+        if reads or batch[0].what == "netlink family wireguard":
             return exchange(socket, batch)
         lost = system_error(batch[0].what, OSError(5, ""))
         answers: list[bytes] = step("netlink", lambda: exchange(socket, batch), lambda: lost)

@@ -6,22 +6,19 @@ import _socket
 import errno
 import socket
 import struct
-import types
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
-import pyroute2
 import pytest
 
 from tests.support import shell
-from wgns_helpers import netlink, state, wireguard
+from wgns_helpers import netlink, present, wireguard
 from wgns_helpers.errors import Failure
 from wgns_helpers.netlink import KernelRefusedError
-from wgns_helpers.peers import Update
-from wgns_helpers.tunnel import Network
+from wgns_helpers.tunnel import Network, Tunnel
 
 LOOPBACK, NOWHERE = 1, 0x7FFFFFFF
-NLMSG_DONE, RTM_GETADDR, NLM_F_DUMP = 3, 22, 0x300
+NLMSG_DONE = 3
 
 
 def small() -> netlink.Socket:
@@ -77,51 +74,38 @@ def test_no_other_process_is_listened_to() -> None:
             made.run([netlink.delete_link(NOWHERE)])
 
 
-class Device:
-    """Stands in for pyroute2's WireGuard where the kernel has none: a device without peers."""
-
-    marshal = types.SimpleNamespace()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def info(self, _: str) -> list[Any]:
-        """One message, with nothing in it."""
-        return [types.SimpleNamespace(get_attr=lambda _: None)]
-
-
 Between = Callable[[Callable[[int, int], None]], None]
 
 
 @pytest.fixture
 def between(monkeypatch: pytest.MonkeyPatch) -> Between:
-    """Have something called with a dump's kind and family when its first part is made, and the next is not."""
+    """Have something called with a list's kind and family when its first part is made, and the next is not."""
 
     def install(change: Callable[[int, int], None]) -> None:
-        def wrapped(send: Callable[..., int]) -> Callable[..., int]:
-            def sent(self: socket.socket, data: bytes, *rest: Any) -> int:
-                done = send(self, data, *rest)
+        class Watched(_socket.socket):
+            def sendto(self, data: bytes, *rest: Any) -> int:  # type: ignore[override]
+                done = super().sendto(data, *rest)
                 kind, flags = struct.unpack_from("=HH", data, 4)
-                if flags & NLM_F_DUMP == NLM_F_DUMP:
+                if flags & netlink.DUMP == netlink.DUMP:
                     change(kind, data[16])
                 return done
 
-            return sent
-
-        for name in ("send", "sendto"):
-            monkeypatch.setattr(socket.socket, name, wrapped(getattr(socket.socket, name)), raising=False)
+        monkeypatch.setattr(_socket, "socket", Watched)
 
     return install
+
+
+def read(index: int) -> Tunnel:
+    """The tunnel that is present; its device, where the kernel has no WireGuard, without peers."""
+    with wireguard.Link("wg", index) as made:
+        return present.read(made)[0]
 
 
 @pytest.fixture
 def link(monkeypatch: pytest.MonkeyPatch) -> int:
     """The index of a link "wg"."""
     shell("ip link add wg type ifb")
-    monkeypatch.setattr(pyroute2, "WireGuard", Device)
+    monkeypatch.setattr(wireguard.Link, "read", lambda _: (Tunnel(b""), {}))
     return socket.if_nametoindex("wg")
 
 
@@ -132,7 +116,7 @@ def test_a_dump_of_addresses_that_is_interrupted(gone: slice, link: int, between
     calls: list[int] = []
 
     def change(kind: int, first: int) -> None:
-        if (kind, first) == (RTM_GETADDR, socket.AF_INET):
+        if (kind, first) == (netlink.RTM_GETADDR, socket.AF_INET):
             calls.append(kind)
             if len(calls) == 1:
                 made.run([netlink.address(link, *address, remove=True) for address in many[gone]])
@@ -141,7 +125,7 @@ def test_a_dump_of_addresses_that_is_interrupted(gone: slice, link: int, between
     with netlink.Socket() as made:
         made.run([netlink.address(link, *address) for address in many])
         between(change)
-        assert state.read("wg", link).addresses == tuple(many)
+        assert read(link).addresses == tuple(many)
     assert len(calls) == (2 if gone.stop != 0 else 1)
 
 
@@ -150,32 +134,32 @@ def test_a_dump_that_is_always_interrupted(link: int, between: Between) -> None:
     calls: list[int] = []
 
     def change(kind: int, first: int) -> None:
-        if (kind, first) == (RTM_GETADDR, socket.AF_INET):
+        if (kind, first) == (netlink.RTM_GETADDR, socket.AF_INET):
             calls.append(kind)
             made.run([netlink.address(link, socket.AF_INET, bytes([10, 1, 0, len(calls)]), 32)])
 
     with netlink.Socket() as made:
         made.run([netlink.address(link, socket.AF_INET, bytes([10, 0, n >> 8, n & 255]), 32) for n in range(1200)])
         between(change)
-        with pytest.raises(Failure, match="was changed by something else each time"):
-            state.read("wg", link)
+        with pytest.raises(Failure, match='link "wg" changed each time'):
+            read(link)
     assert len(calls) == 5
 
 
 def test_a_dump_that_the_kernel_gives_up(link: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of the kernel's stands at the end of a dump, behind what it has told by then."""
-    receive = socket.socket.recvfrom
 
-    def given_up(self: socket.socket, size: int) -> tuple[bytes, Any]:
-        data, sender = receive(self, size)
-        if struct.unpack("=IH", data[-20:-14]) == (20, NLMSG_DONE):
-            data = data[:-4] + struct.pack("=i", -errno.EMSGSIZE)
-        return data, sender
+    class Ended(_socket.socket):
+        def recvfrom(self, *arguments: Any) -> tuple[bytes, Any]:
+            data, sender = super().recvfrom(*arguments)
+            if struct.unpack("=IH", data[-20:-14]) == (20, NLMSG_DONE):
+                data = data[:-4] + struct.pack("=i", -errno.EMSGSIZE)
+            return data, sender
 
-    assert not state.read("wg", link).up
-    monkeypatch.setattr(socket.socket, "recvfrom", given_up)
-    with pytest.raises(Failure, match=r'^link "wg": netlink: message too long$'):
-        state.read("wg", link)
+    assert not read(link).up
+    monkeypatch.setattr(_socket, "socket", Ended)
+    with pytest.raises(Failure, match=r'^link "wg": message too long$'):
+        read(link)
 
 
 @pytest.mark.wireguard
@@ -185,16 +169,17 @@ def test_a_dump_of_peers_that_is_interrupted(between: Between) -> None:
     index = socket.if_nametoindex("wg")
     calls: list[int] = []
 
-    def change(kind: int, _: int) -> None:
-        if kind == number:
+    def change(kind: int, command: int) -> None:
+        if (kind, command) == (number, 0):  # a family can have the number of a message of rtnetlink
             calls.append(kind)
             shell("wg setconf wg /dev/null")
 
-    with netlink.Socket(netlink.NETLINK_GENERIC) as generic:
-        number = wireguard.family(generic)
-        many = [Update("", key.to_bytes(32, "big")) for key in range(1, 1001)]
-        generic.run(wireguard.configure(number, index, (None, None, None), many))
-    assert list(state.read("wg", index).peers) == [update.public_key for update in many]
+    many = [key.to_bytes(32, "big") for key in range(1, 1001)]
+    with wireguard.Link("wg", index) as made:
+        number = made.device().family
+        for request in wireguard.peers(made.device(), (part for key in many for part in wireguard.peer("", key))):
+            made.run([request])
+    assert [peer.public_key for peer in read(index).peers] == many
     between(change)
-    assert state.read("wg", index).peers == {}
+    assert read(index).peers == ()
     assert len(calls) == 2

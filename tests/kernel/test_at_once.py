@@ -71,7 +71,7 @@ def test_fifty_at_once(capsys: pytest.CaptureFixture[str]) -> None:
         assert faults.run("wg-up", name).status == 0
         assert "nothing to change" in faults.run("wg-up", name).said
         assert PUBLIC2 in shell(f"ip netns exec {name} wg show {name} peers")
-        assert f"nameserver 10.{number}.0.1\nsearch a.example" in Path(f"/etc/netns/{name}/resolv.conf").read_text()
+        assert f"nameserver 10.{number}.0.1\nsearch a.example" in Path(f"/run/wgns/{name}/resolv.conf").read_text()
     for name in NAMES:
         assert faults.run("wg-down", name).status == 0
     assert snapshot() == before

@@ -15,14 +15,14 @@ import pytest
 from tests.kernel.conftest import has_wireguard
 from tests.kernel.test_imports import assert_within_budget, loaded
 from tests.support import POWERLESS, ROOT, run, shell
-from wgns_helpers import confine
+from wgns_helpers import dns_files
 from wgns_helpers.tunnel import Tunnel
 
 TUNNEL = Tunnel(private_key=b"k" * 32, dns=("10.64.0.1",))
 # The mounts of a confined service; in the sandbox /run has no sockets
 INSIDE = """
-mount --bind /etc/netns/demo/resolv.conf /etc/resolv.conf
-mount --bind /etc/netns/demo/nsswitch.conf /etc/nsswitch.conf
+mount --bind /run/wgns/demo/resolv.conf /etc/resolv.conf
+mount --bind /run/wgns/demo/nsswitch.conf /etc/nsswitch.conf
 mount -t sysfs sysfs /sys
 mount -t proc -o hidepid=4 proc /proc
 """
@@ -47,7 +47,7 @@ def confined() -> None:
     ip -n demo link set demo up
     ip -n demo route add default dev demo
     """)
-    confine.write("demo", "demo", TUNNEL)
+    dns_files.write(dns_files.diff("demo", "demo", TUNNEL))
 
 
 def inside(
@@ -394,7 +394,7 @@ def test_a_command_does_not_run_unconfined(confined: None) -> None:
     shell(f"{IN_DEMO} link add eth0 type bridge; {IN_DEMO} link set eth0 up")
     done = execute("echo", "ran")
     assert (done.returncode, done.stdout) == (77, "")
-    shell(f"{IN_DEMO} link del eth0; rm /etc/netns/demo/resolv.conf")
+    shell(f"{IN_DEMO} link del eth0; rm /run/wgns/demo/resolv.conf")
     done = execute("echo", "ran")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "/etc/netns/demo/resolv.conf" in done.stderr
+    assert "/run/wgns/demo/resolv.conf" in done.stderr

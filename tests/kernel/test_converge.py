@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
-import pyroute2
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from tests.kernel.conftest import snapshot
 from tests.kernel.test_faults import Looker
 from tests.kernel.test_tunnel import data, ping, provider, public, routes, write
 from tests.support import MINIMAL, PRESHARED, PRIVATE, PUBLIC, PUBLIC2, ROOT, assert_no_key, run, shell
-from wgns_helpers import state
+from wgns_helpers import netlink, present, wireguard
 from wgns_helpers.errors import Failure
 
 __all__ = ["provider"]
@@ -127,8 +128,8 @@ def test_dry_run_shows_the_differences(tunnel: str) -> None:
     shown = run("wg-up", "--dry-run")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.splitlines() == [
-        "listen port 40009",
         "fwmark 0x10",
+        "listen port 40009",
         "peer 1: allowed IPs 0.0.0.0/0, 10.9.0.0/16, preshared key (not shown)",
         "peer 2: allowed IPs 10.99.0.0/16, persistent keepalive 25",
         "address fd64::3/128",
@@ -136,12 +137,12 @@ def test_dry_run_shows_the_differences(tunnel: str) -> None:
         "route 10.99.0.0/16",
         "remove route default (IPv6)",
         "remove address fd64::2/128",
-        "/etc/netns/wg/resolv.conf: name servers 10.64.0.5",
+        "/run/wgns/wg/resolv.conf: name servers 10.64.0.5",
     ]
     assert snapshot() == before
     powerless = run("wg-up", "--dry-run", before=("setpriv", "--bounding-set=-all", "--inh-caps=-all"))
     assert powerless.returncode == 0
-    assert "these are the steps for a tunnel that is not there yet" in powerless.stderr
+    assert "these are the steps for a tunnel that does not exist yet" in powerless.stderr
     assert powerless.stdout.startswith('link "wg", wireguard in namespace "wg"')
 
 
@@ -175,6 +176,30 @@ def test_the_interfaces_own_key_as_a_peers_is_refused(tunnel: str) -> None:
     assert (snapshot(), shell("ip netns exec wg wg showconf wg")) == before
 
 
+def test_on_the_first_run_too(provider: str) -> None:
+    """Before anything is left; the private key may be written in a way that the kernel does not keep."""
+    shell("ip netns add wg")
+    key = base64.b64encode(bytes(31) + b"\xff").decode()
+    for private in (re.findall("PrivateKey = (.*)", provider)[0], key):
+        text = re.sub("PrivateKey = .*", f"PrivateKey = {private}", provider)
+        write(text + OTHER.replace(PUBLIC2, public(private)))
+        before = snapshot()
+        done = run("wg-up")
+        assert (done.returncode, done.stderr.splitlines()[0]) == (
+            78,
+            "wg-up: peer 2 has this interface's own public key",
+        )
+        assert snapshot() == before
+
+
+def test_another_private_key_and_its_own_public_key(tunnel: str) -> None:
+    """The new key is refused too, and the former one is back."""
+    write(tunnel.replace(re.findall("PrivateKey = (.*)", tunnel)[0], PRIVATE) + OTHER.replace(PUBLIC2, public(PRIVATE)))
+    before = snapshot(), shell("ip netns exec wg wg showconf wg")
+    assert run("wg-up").returncode == 78
+    assert (snapshot(), shell("ip netns exec wg wg showconf wg")) == before
+
+
 def test_an_allowed_ip_of_two_peers_is_the_last_ones(tunnel: str) -> None:
     """As with wg(8); and the second run finds nothing to change."""
     write(tunnel + OTHER.replace("10.99.0.0/16", "0.0.0.0/0, ::/0, 10.0.0.0/8"))
@@ -191,41 +216,48 @@ def endpoint() -> str:
     return wg("endpoints").split()[1]
 
 
-def test_an_endpoint_is_left_to_a_peer_that_has_a_session(tunnel: str) -> None:
-    """It may have roamed. Only another endpoint in the configuration takes it back."""
+def test_an_endpoint_stays_at_any_address_of_its_name(tunnel: str) -> None:
+    """One of the addresses to which the name resolves now is left alone, any other is set."""
+    key = wg("peers").strip()
+    Path("/etc/hosts").write_text("192.0.2.2 vpn.example\n2001:db8::2 vpn.example\n")
+    write(tunnel.replace("192.0.2.2:", "vpn.example:"))
+    assert up() == NOTHING
+    for place in ("[2001:db8::2]:51820", "192.0.2.2:51820"):
+        shell(f"ip netns exec wg wg set wg peer {key} endpoint '{place}'")
+        assert up() == NOTHING
+        assert endpoint() == place
+    for place in ("192.0.2.77:51820", "192.0.2.2:51821", "[2001:db8::77]:51820"):
+        shell(f"ip netns exec wg wg set wg peer {key} endpoint '{place}'")
+        assert "peer 1: endpoint vpn.example:51820\n" in up()
+        assert endpoint() in ("192.0.2.2:51820", "[2001:db8::2]:51820")
+    assert ping("wg", "10.64.0.1")
+    Path("/etc/hosts").write_text("192.0.2.77 vpn.example\n")
+    assert "peer 1: endpoint vpn.example:51820" in up()
+    assert endpoint() == "192.0.2.77:51820"
+    assert up() == NOTHING
+
+
+def test_an_endpoint_that_is_not_configured_is_left_alone(tunnel: str) -> None:
+    """A peer without Endpoint= is where it was last heard from; a literal one that has roamed is set."""
     key = wg("peers").strip()
     shell(f"ip netns exec wg wg set wg peer {key} endpoint '[2001:db8::2]:51820'")
+    write(tunnel.replace("Endpoint", "#").replace("DNS", "MTU = 1320\nDNS"))
     assert up() == NOTHING
     assert endpoint() == "[2001:db8::2]:51820"
-    assert ping("wg", "10.64.0.1")
-    write(tunnel + OTHER + "Endpoint = 192.0.2.3:7\n")
-    up()
-    assert f"{key}\t[2001:db8::2]:51820" in wg("endpoints")
     write(tunnel)
-    up()
-    assert endpoint() == "[2001:db8::2]:51820"
-    shell("echo '192.0.2.2 vpn.example' >> /etc/hosts")
-    write(tunnel.replace("192.0.2.2:", "vpn.example:"))
-    assert "peer 1: endpoint vpn.example:51820" in up()
+    assert "peer 1: endpoint 192.0.2.2:51820\n" in up()
     assert endpoint() == "192.0.2.2:51820"
 
 
-def test_an_endpoint_follows_its_name_when_there_is_no_session(tunnel: str) -> None:
-    """A name that resolves elsewhere is followed unless the peer has a session; so is a literal one set by hand."""
-    shell("cp /etc/hosts /run/hosts; echo '192.0.2.2 vpn.example' >> /etc/hosts")
-    write(tunnel.replace("192.0.2.2:", "vpn.example:"))
-    up()
-    assert ping("wg", "10.64.0.1")
-    shell("cat /run/hosts > /etc/hosts; rm /run/hosts; echo '192.0.2.77 vpn.example' >> /etc/hosts")
+def test_the_alias_of_former_versions_goes(tunnel: str) -> None:
+    """wg-up does not set one any more; somebody else's stays."""
+    shell("ip -n wg link set wg alias 'wg-up AbCd'")
+    assert run("wg-up", "--dry-run").stdout == "remove alias\n"
+    assert up() == NOTHING.replace(": nothing to change", " now: remove alias")
+    assert "ifalias" not in data("-n wg link show wg")[0]
+    shell("ip -n wg link set wg alias 'my own'")
     assert up() == NOTHING
-    key = wg("peers").strip()
-    shell(f"ip netns exec wg wg set wg peer {key} remove")  # which ends the session
-    up()
-    assert endpoint() == "192.0.2.77:51820"
-    shell("echo '192.0.2.2 vpn.example' > /etc/hosts")
-    assert "peer 1: endpoint vpn.example:51820" in up()
-    assert endpoint() == "192.0.2.2:51820"
-    assert up() == NOTHING
+    assert data("-n wg link show wg")[0]["ifalias"] == "my own"
 
 
 def test_a_failure_half_way_restores(tunnel: str) -> None:
@@ -236,7 +268,7 @@ def test_a_failure_half_way_restores(tunnel: str) -> None:
         busy.bind(("", 40002))
         done = run("wg-up")
     assert done.returncode == 1
-    assert done.stderr == "wg-up: keys and peers: address already in use\n"
+    assert done.stderr == "wg-up: listen port 40002: address already in use\n"
     assert (snapshot(), shell("ip netns exec wg wg showconf wg"), wg("latest-handshakes")) == before
     assert ping("wg", "10.64.0.1")
 
@@ -276,33 +308,29 @@ def test_many_peers_take_many_messages() -> None:
     assert up() == NOTHING
 
 
-def test_an_interrupted_dump_is_begun_again(tunnel: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is read while something changes it carries NLM_F_DUMP_INTR: read again, and not without end."""
+def test_an_interrupted_list_is_read_again(tunnel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What changes while it is read carries NLM_F_DUMP_INTR: each list is read again, and not without end."""
     index = data("-n wg link show wg")[0]["ifindex"]
-    here = Looker()
-    times, calls = 0, []
+    times = 0
+    calls: list[tuple[int, int]] = []
+    exchange = netlink.Socket._exchange  # noqa: SLF001
 
-    class Torn(pyroute2.IPRoute):  # type: ignore[misc]
-        def __getattr__(self, name: str) -> Any:
-            found = super().__getattr__(name)
-            return (lambda **named: torn(found(**named), named["family"])) if name == "get_addr" else found
+    def torn(socket: netlink.Socket, batch: list[netlink.Request]) -> list[bytes]:
+        found = exchange(socket, batch)
+        if batch[0].flags & netlink.DUMP == netlink.DUMP:
+            calls.append((batch[0].protocol, batch[0].kind))
+            socket._torn = calls.count(calls[-1]) <= times  # noqa: SLF001
+        return found
 
-    def torn(messages: Any, family: int) -> Any:
-        calls.extend([1] * (family == socket.AF_INET))
-        messages = list(messages)
-        if len(calls) <= times:
-            messages[0]["header"]["flags"] |= 0x10
-        return messages
-
-    with here, here.inside_for_a_while():
-        whole = state.read("wg", index)
-        monkeypatch.setattr(pyroute2, "IPRoute", Torn)
+    with Looker() as here, here.inside_for_a_while(), wireguard.Link("wg", index) as link:
+        whole = present.read(link)[0]
+        monkeypatch.setattr(netlink.Socket, "_exchange", torn)
         times = 2
-        assert state.read("wg", index) == whole
-        assert len(calls) == 3
+        assert present.read(link)[0] == whole
+        assert {calls.count(call) for call in calls} == {3, 4}  # addresses and routes are two lists each
         times = 99
-        with pytest.raises(Failure, match="was changed by something else"):
-            state.read("wg", index)
+        with pytest.raises(Failure, match="changed each time it was read"):
+            present.read(link)
 
 
 def test_without_pyroute2(tunnel: str) -> None:

@@ -97,13 +97,16 @@ class Looker:
         addresses = [
             (a["family"], a.get("IFA_ADDRESS"), a["prefixlen"], names[a["index"]]) for a in self.inside.get_addr()
         ]
-        fields = ("RTA_DST", "RTA_TABLE", "RTA_PRIORITY", "RTA_PREFSRC")
+        # Not RTA_PREFSRC, which is the oldest address of the network: wg-up leaves the order of addresses alone
+        fields = ("RTA_DST", "RTA_TABLE", "RTA_PRIORITY")
         routes = [
             (r["family"], r["proto"], r["type"], r["scope"], r["dst_len"], names[r.get("RTA_OIF")], *map(r.get, fields))
             for family in (socket.AF_INET, socket.AF_INET6)
             for r in self.inside.get_routes(family=family)
         ]
-        paths = sorted([*Path("/etc/netns").rglob("*"), *Path("/etc").glob("*netns*"), *Path("/run").glob("*")])
+        paths = sorted(
+            [*Path("/etc/netns").rglob("*"), *Path("/etc").glob("*netns*"), *Path("/run/wgns").rglob("*.conf")]
+        )
         return {
             "outside": socket.if_nameindex(),
             "links": {n: (i["flags"], i.get("IFLA_MTU"), i.get("IFLA_IFALIAS")) for n, i in links.items()},
@@ -210,7 +213,7 @@ def test_what_cannot_be_restored_is_said(look: Look) -> None:
         said.append(ended.said)
         assert do("converge").status == 0
         assert look() == configured
-    assert "not restored: listen port 40001; fwmark off; peer 1: " in "".join(said)
+    assert "not restored: fwmark off; listen port 40001; peer 1: " in "".join(said)
 
 
 TRACED = "sendto,sendmsg,mkdir,mkdirat,chmod,fchmod,fchmodat,open,openat,write,ftruncate,rename,renameat,link,linkat"
@@ -218,7 +221,8 @@ TRACED += ",unlink,unlinkat,rmdir,setns,mount,umount2,unshare"
 
 
 # Requests that read, as strace knows them by name, or not: RTM_GET…, a dump, CTRL_CMD_GETFAMILY
-READS = r'nlmsg_type=(RTM_GET|nlctrl|0x1[26ae] )|NLM_F_DUMP|NLM_F_REQUEST\|0x300|nlmsg_type=0x10 .*}, "\\x03\\x01'
+READS = r"nlmsg_type=(RTM_GET|nlctrl|0x12 )|NLM_F_DUMP|NLM_F_REQUEST\|(NLM_F_ACK\|)?0x300"
+READS += r'|nlmsg_type=0x10 .*}, "\\x03\\x01'
 
 
 def changing(line: str) -> bool:

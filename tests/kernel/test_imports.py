@@ -12,16 +12,17 @@ from tests.support import MINIMAL, ROOT, shell
 # What the programs may load on their ordinary way besides the bare interpreter: nearly all of it is compiled in or C.
 # argparse, collections, enum, pathlib, re, socket, typing … cost milliseconds each, pyroute2 two hundred
 LIBRARY = {"__future__", "_blake2", "_ctypes", "_operator", "_queue", "_signal", "_socket", "_struct", "binascii"}
-LIBRARY |= {"ctypes", "errno", "fcntl", "gc", "struct", "types", "wgconfig"}  # ctypes before Python 3.12, and to mount
-EVERY = {"", "cli", "errors", "lock", "netlink", "netns", "signals", "usage"}
+LIBRARY |= {"errno", "fcntl", "gc", "io", "operator", "struct", "types", "wgconfig"}
+LIBRARY |= {"ctypes"}  # before Python 3.12, and to mount
+EVERY = {"", "cli", "errors", "lock", "netlink", "netns", "signals"}
 PACKAGE = {
-    "netns-up": EVERY | {"naming"},
-    "netns-down": EVERY | {"naming"},
-    "wgns check": EVERY | {"check", "confine"},
-    "wg-down": EVERY | {"confine", "teardown"},
+    "netns-up": EVERY | {"dns_files", "naming"},
+    "netns-down": EVERY | {"dns_files", "naming"},
+    "wgns check": EVERY | {"check", "dns_files"},
+    "wg-down": EVERY | {"dns_files", "wg_down"},
     "wg-up": EVERY
-    | {"bringup", "confine", "config", "converge", "peers", "reader", "resolve", "state", "teardown", "tunnel"}
-    | {"values", "wireguard"},
+    | {"wg_up", "dns_files", "config", "diff", "present", "resolve", "wg_down", "tunnel"}
+    | {"wireguard"},
 }
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from tests.kernel.conftest import snapshot
 from tests.support import POWERLESS, ROOT, run, shell
-from wgns_helpers.errors import TryAgainError
+from wgns_helpers import netns
+from wgns_helpers.errors import Failure, TryAgainError
 from wgns_helpers.lock import Lock
 
 NETNS = Path("/run/netns")
@@ -402,3 +403,21 @@ def test_without_privilege_it_says_so() -> None:
         assert done.returncode == 77, done.stderr
         assert "hint: root lacks a capability" in done.stderr
     assert snapshot() == before
+
+
+def test_inside_for_a_while(unchanged: None) -> None:
+    """The process is in the namespace, and back afterwards, also after a failure; where it cannot enter it stays."""
+    shell("ip netns add wg")
+    here, links = netns.own(), len(os.listdir("/proc/self/fd"))
+    there = netns.open_namespace("wg")
+    with netns.Inside(there):
+        assert netns.own() == netns.pinned("wg") != here
+    assert netns.own() == here
+    with pytest.raises(ZeroDivisionError), netns.Inside(there):
+        _ = 1 / 0
+    assert netns.own() == here
+    os.close(there)
+    with Path("/etc/passwd").open("rb") as file, pytest.raises(Failure), netns.Inside(file.fileno()):
+        pass
+    assert (netns.own(), len(os.listdir("/proc/self/fd"))) == (here, links)
+    shell("ip netns del wg")

@@ -299,7 +299,7 @@ BOTH = [
         line(r"^\[interface\]$"),
         f"[ Interface ]\nPrivateKey={PRIVATE}",
     ),
-    Difference(MISTAKE, r"(\w+) again; it stands in line", set_before, interface("FwMark=1\nFwMark=2")),
+    Difference(MISTAKE, r"(\w+) again; it appears in line", set_before, interface("FwMark=1\nFwMark=2")),
     Difference(
         MISTAKE,
         r"PublicKey: the \[Peer\] of line \d+ has this key too",
@@ -354,7 +354,7 @@ QUICK = [
         illegal("address", lambda word: any(ip_interface(word).packed)),
         interface("Address=0.0.0.0"),
     ),
-    Difference(LATER, "Address: .* stands there twice", address_before, interface("Address=::1\nAddress=0::1/128")),
+    Difference(LATER, "Address: .* appears twice", address_before, interface("Address=::1\nAddress=0::1/128")),
     Difference(LATER, "MTU: .* is not a number from 68", illegal("mtu", plain(68, 65535)), interface("MTU=01400")),
     Difference(
         "the kernel would take IPv6 away",

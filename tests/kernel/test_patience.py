@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from tests.kernel.conftest import snapshot
+from tests.kernel.test_imports import loaded
 from tests.kernel.test_tunnel import CONFIG, provider, write
-from tests.support import PUBLIC2, ROOT, run, shell
+from tests.support import MINIMAL, PUBLIC2, ROOT, run, shell
 from wgns_helpers import resolve
 from wgns_helpers.errors import TryAgainError
 from wgns_helpers.tunnel import Endpoint, Peer, Tunnel
@@ -99,6 +100,19 @@ def test_the_patience_ends() -> None:
             resolve.resolve(tunnel)
 
 
+def test_a_lookup_that_hangs_does_not_hold_up_the_end() -> None:
+    """When the time is up the program ends, though getaddrinfo(3) waits for a name server that is silent."""
+    shell("ip netns add wg; echo hosts: dns > /etc/nsswitch.conf")
+    Path("/etc/resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:30\n")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 53))
+        began = time.monotonic()
+        text = MINIMAL.replace("127.0.0.1:", "silent.example:")
+        done = run("wg-up", "--config", "-", "--resolve-timeout", "1", input=text)
+    assert (done.returncode, "no answer yet" in done.stderr) == (75, True)
+    assert time.monotonic() - began < 10
+
+
 def test_all_addresses_those_with_a_route_first() -> None:
     """Of a name's addresses the one that the host has a route to comes first, and none is lost."""
     tunnel = asking("two.example")
@@ -121,6 +135,9 @@ def test_a_handshake_is_waited_for(provider: str) -> None:
     assert int(when) > 0
     assert shell("ip netns exec wg wg show wg persistent-keepalive").split()[1] == "off"
     assert run("wg-up", "--wait-handshake", "60").returncode == 0
+    run("wg-down").check_returncode()
+    names, code = loaded("wg-up", "--wait-handshake", "60")
+    assert (code, "pyroute2" in names) == (0, False)
 
 
 @pytest.mark.wireguard

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from tests.kernel.test_imports import loaded
 from tests.kernel.test_status import QUIET
 from tests.kernel.test_tunnel import ping, provider, write
 from tests.support import MINIMAL, POWERLESS, PRESHARED, run, shell
+from wgns_helpers.lock import Lock
 
 __all__ = ["provider"]
 
@@ -87,6 +86,19 @@ def test_a_name_that_has_another_address(named: str) -> None:
     assert refresh() == line
     assert configuration() == before.replace("192.0.2.77", "192.0.2.2") != before
     assert snapshot() == links
+
+
+@pytest.mark.wireguard
+def test_it_never_loads_pyroute2(named: str) -> None:
+    """Nor a thread pool or json: neither where there is nothing to do nor where it looks a name up and moves a peer."""
+    hosts("192.0.2.77")
+    up(named)
+    for address in ("192.0.2.77", "192.0.2.2"):
+        hosts(address)
+        names, code = loaded("wgns", "refresh")
+        assert code == 0
+        assert not {"pyroute2", "asyncio", "concurrent", "json"} & {name.partition(".")[0] for name in names}
+    assert "192.0.2.2:51820" in shell("ip netns exec wg wg show wg endpoints")
 
 
 @pytest.mark.wireguard
@@ -175,10 +187,8 @@ def test_a_tunnel_that_wg_up_works_on(named: str) -> None:
     up(named)
     hosts("192.0.2.2")
     before = configuration()
-    held = os.open("/run/netns/wg", os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)
-    said = refresh()
-    os.close(held)
+    with Lock("wg"):
+        said = refresh()
     assert said.startswith('wgns: "wg" is left out: process ')
     assert said.count("\n") == 1
     assert configuration() == before

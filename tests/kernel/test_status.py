@@ -15,9 +15,8 @@ import pytest
 from tests.kernel.conftest import snapshot
 from tests.kernel.test_tunnel import ping, provider, public, write
 from tests.support import MINIMAL, POWERLESS, PRESHARED, PUBLIC, ROOT, run, shell
-from wgns_helpers import confine, status
-from wgns_helpers.state import Session
-from wgns_helpers.tunnel import Network, Peer, Tunnel
+from wgns_helpers import dns_files, status
+from wgns_helpers.tunnel import Network, Peer, Session, Tunnel
 
 __all__ = ["provider"]
 
@@ -221,7 +220,7 @@ def test_the_unit_of_a_process(groups: str, unit: str, monkeypatch: pytest.Monke
 def test_without_root() -> None:
     """What can be seen is shown, what cannot is said, and the exit status is 77, not one that promises something."""
     shell("ip netns add wg")
-    confine.write("wg", "wg", Tunnel(b"", dns=("10.64.0.1",), search=("a.example",)))
+    dns_files.write(dns_files.diff("wg", "wg", Tunnel(b"", dns=("10.64.0.1",), search=("a.example",))))
     for arguments in ((), ("wg",)):
         code, (found,) = asked(*arguments, before=POWERLESS)
         assert (code, found["name"], found["present"], found["faults"]) == (77, "wg", None, [])
@@ -300,7 +299,7 @@ def test_a_peer_that_may_be_idle(tunnel: str) -> None:
 def test_differences_from_the_configuration(tunnel: str) -> None:
     """In the words of wg-up --dry-run, with no word of warning besides; without a configuration that is said."""
     write(tunnel.replace("[Peer]", f"PostUp = x\nListenPort = 40009\n[Peer]\nPresharedKey = {PRESHARED}"))
-    shell("ip -n wg route del default; echo nameserver 10.64.0.9 > /etc/netns/wg/resolv.conf")
+    shell("ip -n wg route del default; echo nameserver 10.64.0.9 > /run/wgns/wg/resolv.conf")
     code, (found,) = asked("wg")
     assert (code, found["differences"]) == (1, run("wg-up", "--dry-run").stdout.splitlines())
     assert ask("wg")[2] == (

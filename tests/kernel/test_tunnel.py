@@ -148,7 +148,7 @@ def test_a_resolver_inside_is_the_tunnels(provider: str) -> None:
     seen = shell("ip netns exec wg cat /etc/resolv.conf").splitlines()[1:]
     assert seen == ["nameserver 10.64.0.1", "nameserver fd64::1", "search example.com"]
     run("wg-down").check_returncode()
-    assert not Path("/etc/netns").exists()
+    assert list(Path("/etc/netns").iterdir()) == []
 
 
 def test_two_tunnels_of_one_name(provider: str) -> None:
@@ -326,7 +326,7 @@ def test_without_ipv6_the_rest_comes_up(provider: str) -> None:
     assert done.stderr.count("warning") == 1
     assert "IPv6 are left out" in done.stderr
     assert ping("wg", "10.64.0.1")
-    assert "fd64" not in Path("/etc/netns/wg/resolv.conf").read_text()
+    assert "fd64" not in Path("/run/wgns/wg/resolv.conf").read_text()
     assert "::/0" not in shell("ip netns exec wg wg show wg allowed-ips")
 
 
@@ -341,13 +341,9 @@ def faults() -> dict[str, tuple[str, str, str]]:
             "",
             "route default (IPv4): file exists",
         ),
-        "folder for resolv.conf": (
-            "mkdir -p /etc/netns; mount -t tmpfs -o ro tmpfs /etc/netns",
-            "",
-            "read-only file system",
-        ),
+        "lock": ("mkdir -p /run/wgns; mount -t tmpfs -o ro tmpfs /run/wgns", "", "read-only file system"),
         "resolv.conf": (
-            "mkdir -p /etc/netns/wg; mount -t tmpfs -o size=4k tmpfs /etc/netns/wg; cp /bin/true /etc/netns/wg || true",
+            "mkdir -p /run/wgns/wg; mount -t tmpfs -o size=4k tmpfs /run/wgns/wg; cp /bin/true /run/wgns/wg || true",
             "",
             "no space left",
         ),
@@ -366,7 +362,7 @@ def test_a_step_that_fails_leaves_nothing(step: str, provider: str) -> None:
         before = snapshot()
         done = run("wg-up")
         after = snapshot()
-        shell("pkill -f '[4]0002' || true; umount /etc/netns/wg /etc/netns 2>/dev/null || true")
+        shell("pkill -f '[4]0002' || true; umount /run/wgns/wg /run/wgns 2>/dev/null || true")
     assert done.returncode == 1, done.stderr
     assert message in done.stderr
     assert after == before
@@ -439,12 +435,12 @@ def test_a_failure_at_any_exchange_undoes_the_others(when: str, provider: str) -
 def test_a_foreign_resolv_conf_stays(provider: str) -> None:
     """A resolv.conf that wg-up did not write is left alone by up and down, with a warning."""
     write(provider)
-    shell("ip netns add wg; mkdir -p /etc/netns/wg; echo nameserver 10.1.1.1 > /etc/netns/wg/resolv.conf")
+    shell("ip netns add wg; mkdir -p /run/wgns/wg /etc/netns; echo nameserver 10.1.1.1 > /run/wgns/wg/resolv.conf")
     before = snapshot()
     for program in ("wg-up", "wg-down"):
         done = run(program)
         assert done.returncode == 0
-        assert "warning: /etc/netns/wg/resolv.conf was not written by wg-up wg" in done.stderr
+        assert "warning: /run/wgns/wg/resolv.conf was not written by wg-up wg" in done.stderr
     assert snapshot() == before
 
 

@@ -1,4 +1,4 @@
-"""Signals while wg-up waits for a name server, and the resolv.conf that it writes; needs no WireGuard."""
+"""Signals while wg-up waits for a name server, and the locks that the programs wait for."""
 
 from __future__ import annotations
 
@@ -14,14 +14,8 @@ import pytest
 
 from tests.kernel.conftest import snapshot
 from tests.support import MINIMAL, MORTAL, ROOT, run, shell
-from wgns_helpers import confine
-from wgns_helpers.errors import Failure, TryAgainError
+from wgns_helpers.errors import TryAgainError
 from wgns_helpers.lock import Lock
-from wgns_helpers.tunnel import Tunnel
-
-TUNNEL = Tunnel(b"", dns=("10.64.0.1",), search=("example.com",))
-OTHER = Tunnel(b"", dns=("10.64.0.2", "fd64::2"))
-FILE = Path("/etc/netns/wg/resolv.conf")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -49,142 +43,6 @@ def test_signals_that_the_caller_ignores_stay_ignored() -> None:
     driver += "os.kill(os.getpid(), signal.SIGHUP); signals.check(); signals.release(); print('done')"
     done = subprocess.run(["nohup", sys.executable, "-c", driver], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "done\n"
-
-
-def test_resolv_conf_comes_and_goes(unchanged: None) -> None:
-    """Servers and search domains in the file, readable by every service; its removal takes the folders along."""
-    confine.write("wg", "wg", TUNNEL)
-    assert FILE.read_text().splitlines()[1:] == ["nameserver 10.64.0.1", "search example.com"]
-    assert [path.stat().st_mode & 0o777 for path in (FILE, FILE.parent, FILE.parent.parent)] == [0o644, 0o755, 0o755]
-    confine.remove("wg", "wg")
-    assert not Path("/etc/netns").exists()
-
-
-def test_resolv_conf_is_written_in_place() -> None:
-    """A bind mount of the file stays valid when its content changes, and shrinks."""
-    confine.write("wg", "wg", OTHER)
-    inode = FILE.stat().st_ino
-    confine.write("wg", "wg", TUNNEL._replace(search=()))
-    assert FILE.stat().st_ino == inode
-    assert FILE.read_text().splitlines()[1:] == ["nameserver 10.64.0.1"]
-
-
-def test_the_last_of_several_takes_the_folder_along() -> None:
-    """/etc/netns goes with the last tunnel, whichever came first."""
-    for name in ("one", "two"):
-        confine.write(name, "wg", TUNNEL)
-    confine.remove("one", "wg")
-    assert sorted(path.name for path in Path("/etc/netns").iterdir()) == [".made-by-wg-up", "two"]
-    confine.remove("two", "wg")
-    assert not Path("/etc/netns").exists()
-
-
-def test_folders_of_others_stay() -> None:
-    """Folders that were there before are there afterwards, and so is what somebody put into one of ours."""
-    FILE.parent.mkdir(parents=True)
-    before = snapshot()
-    confine.write("wg", "wg", TUNNEL)
-    confine.remove("wg", "wg")
-    assert snapshot() == before
-    confine.write("new", "wg", TUNNEL)
-    Path("/etc/netns/new/hosts").touch()
-    confine.remove("new", "wg")
-    assert [path.name for path in Path("/etc/netns/new").iterdir()] == ["hosts"]
-
-
-@pytest.mark.parametrize(
-    "change", ["echo '# mine' >> {}", "echo x > {}", "sed -i s/10.64/10.65/ {}", "ln -sf /etc/hosts {}"]
-)
-def test_what_somebody_changed_is_left_alone(change: str) -> None:
-    """The digest in the first line tells: a file that is not as we wrote it is not ours any more."""
-    confine.write("wg", "wg", TUNNEL)
-    shell(change.format(FILE))
-    before = FILE.lstat(), FILE.read_bytes()
-    confine.write("wg", "wg", OTHER)
-    confine.remove("wg", "wg")
-    assert (FILE.lstat(), FILE.read_bytes()) == before
-    assert [path.name for path in FILE.parent.iterdir()] == ["resolv.conf"]
-
-
-def test_two_tunnels_in_one_namespace_do_not_share_the_file() -> None:
-    """The file belongs to the tunnel that wrote it."""
-    confine.write("wg", "one", TUNNEL)
-    before = snapshot()
-    confine.write("wg", "two", OTHER)
-    confine.remove("wg", "two")
-    assert snapshot() == before
-
-
-def test_without_servers_nobody_is_asked(unchanged: None) -> None:
-    """Without DNS= the file has no server: the host's would be asked otherwise. Search domains alone change nothing."""
-    confine.write("wg", "wg", TUNNEL)
-    confine.write("wg", "wg", TUNNEL._replace(dns=()))
-    assert [line for line in FILE.read_text().splitlines() if not line.startswith("#")] == []
-    confine.remove("wg", "wg")
-
-
-def test_host_names_are_left_to_dns() -> None:
-    """nsswitch.conf is the host's, but names of hosts are nothing that one of its daemons is asked for."""
-    Path("/etc/nsswitch.conf").write_text("# a\npasswd: files systemd\nhosts : files resolve [!UNAVAIL=return] dns\n\n")
-    confine.write("wg", "wg", TUNNEL)
-    written = FILE.with_name("nsswitch.conf").read_text().splitlines()
-    assert written[1:] == ["hosts: files dns", "passwd: files systemd"]
-    Path("/etc/nsswitch.conf").unlink()
-    assert confine.write("wg", "wg", TUNNEL) == ["/etc/netns/wg/nsswitch.conf: host names by /etc/hosts and DNS"]
-    assert FILE.with_name("nsswitch.conf").read_text().splitlines()[1:] == ["hosts: files dns"]
-    confine.remove("wg", "wg")
-    assert not FILE.parent.exists()
-
-
-def test_a_full_disk_brings_the_former_file_back() -> None:
-    """When the new content does not fit, the former one is there again, and the failure is named."""
-    shell("mkdir -p /etc/netns/wg; mount -t tmpfs -o size=12k tmpfs /etc/netns/wg")
-    confine.write("wg", "wg", TUNNEL)
-    former = FILE.read_bytes()
-    shell("head -c 4096 /dev/zero > /etc/netns/wg/full")
-    with pytest.raises(Failure, match="no space left"):
-        confine.write("wg", "wg", TUNNEL._replace(search=("x" * 200,) * 40))
-    assert FILE.read_bytes() == former
-    shell("umount /etc/netns/wg")
-
-
-def test_an_empty_file_is_taken_over() -> None:
-    """What a crash can leave of the file does not keep the next wg-up from writing it."""
-    shell("mkdir -p /etc/netns/wg; touch /etc/netns/wg/resolv.conf")
-    confine.write("wg", "wg", TUNNEL)
-    assert "nameserver 10.64.0.1" in FILE.read_text()
-
-
-def test_an_unchanged_file_is_not_written() -> None:
-    """With /etc read-only, a file that is right already is no failure."""
-    confine.write("wg", "wg", TUNNEL)
-    shell("mount --bind /etc/netns /etc/netns; mount -o remount,bind,ro /etc/netns")
-    confine.write("wg", "wg", TUNNEL)
-    with pytest.raises(Failure, match="read-only"):
-        confine.write("wg", "wg", OTHER)
-    shell("umount /etc/netns")
-    assert "nameserver 10.64.0.1" in FILE.read_text()
-
-
-def test_a_folder_that_cannot_be_made_leaves_nothing(unchanged: None) -> None:
-    """When there is no room for the second folder, the first goes too."""
-    shell("mkdir /run/small; mount -t tmpfs -o nr_inodes=4 tmpfs /run/small; mkdir /run/small/etc")
-    shell("mount --bind /run/small/etc /etc")
-    with pytest.raises(Failure, match="no space left"):
-        confine.write("wg", "wg", TUNNEL)
-    assert not list(Path("/etc").iterdir())
-    shell("umount /etc; umount /run/small; rmdir /run/small")
-
-
-def test_the_umask_does_not_matter(unchanged: None) -> None:
-    """Under UMask=0077 of a unit the file can still be read by the service."""
-    former = os.umask(0o077)
-    try:
-        confine.write("wg", "wg", TUNNEL)
-    finally:
-        os.umask(former)
-    assert [path.stat().st_mode & 0o777 for path in (FILE, FILE.parent, FILE.parent.parent)] == [0o644, 0o755, 0o755]
-    confine.remove("wg", "wg")
 
 
 LOCK = Path("/run/wgns/wg/lock")

@@ -503,7 +503,7 @@ let
             NetworkNamespacePath=/run/netns/my-vpn
             ProtectKernelTunables=true
             ProtectControlGroups=true
-            RestrictAddressFamilies=~AF_VSOCK AF_QIPCRTR AF_RDS
+            RestrictAddressFamilies=~AF_VSOCK AF_QIPCRTR
             SystemCallFilter=~@keyring
             SystemCallErrorNumber=EPERM
             DevicePolicy=closed

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-from . import confine, netlink, netns, signals
+from . import dns_files, netlink, netns, signals
 from .errors import Failure, MissingError, say
 from .lock import Lock
 
@@ -36,11 +34,12 @@ def down(link: str, namespace: str) -> None:
             say(f"nothing to take down: {error}")
         else:
             _delete(link, namespace, descriptor)
-        confine.remove(namespace, link)
+        dns_files.remove(namespace, link)
+        dns_files.unpublish(namespace)
 
 
 def _delete(link: str, namespace: str, descriptor: int) -> None:
-    if os.fstat(descriptor).st_ino != netns.own()[1]:
+    if netns.identity(descriptor) != netns.own():
         netns.enter(descriptor)
     with netlink.Socket() as socket:
         index = existing(socket, link, namespace)

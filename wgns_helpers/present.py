@@ -1,0 +1,89 @@
+"""The tunnel that is present: its link, addresses and routes decoded by pyroute2, its device by wireguard.py."""
+
+from __future__ import annotations
+
+from struct import pack
+
+from . import netlink
+from .errors import MissingError
+from .netlink import socket
+from .tunnel import Network, Route
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from .tunnel import Session, Tunnel
+    from .wireguard import Link
+
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+_UNICAST, _KERNEL_LL = 1, 3  # RTN_UNICAST; IFAPROT_KERNEL_LL: a link-local address that nobody configured
+_METRIC = {socket.AF_INET: 0, socket.AF_INET6: 1024}  # of wg-up's routes; IP6_RT_PRIO_USER
+_ALIAS = "wg-up "  # how the alias begins that earlier versions of wg-up set
+
+
+def read(link: Link) -> tuple[Tunnel, dict[bytes, Session]]:
+    """The tunnel as the kernel has it, and its peers' sessions. Raises `Failure`.
+
+    pyroute2 decodes the messages, but does not receive them: it does not notice a list that changed meanwhile.
+    """
+    try:
+        from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+        from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+        from pyroute2.netlink.rtnl.rtmsg import rtmsg
+    except ImportError:
+        raise MissingError("the Python package pyroute2 is missing", "pip install pyroute2") from None
+    name, route = f'link "{link.name}"', link.route
+    tunnel, sessions = link.read()
+    asked = netlink.Request(name, netlink.RTM_GETLINK, pack("=BxHiII", 0, 0, link.index, 0, 0))
+    (interface,) = (_decoded(ifinfmsg, data) for data in route.run([asked]))
+    addresses: list[Network] = []
+    routes: list[Route] = []
+    for family in _FAMILIES:
+        body = pack("=BBBBI", family, 0, 0, 0, 0)
+        found = route.dump(netlink.Request(name, netlink.RTM_GETADDR, body, netlink.DUMP))
+        addresses += _addresses((_decoded(ifaddrmsg, data) for data in found), link.index)
+        body = pack("=8BI", family, 0, 0, 0, 0, 0, 0, 0, 0)
+        found = route.dump(netlink.Request(name, netlink.RTM_GETROUTE, body, netlink.DUMP))
+        routes += _routes((_decoded(rtmsg, data) for data in found), link.index)
+    alias = interface.get_attr("IFLA_IFALIAS") or ""
+    return tunnel._replace(
+        mtu=interface.get_attr("IFLA_MTU"),
+        up=bool(interface["flags"] & netlink.IFF_UP),
+        alias=alias if alias.startswith(_ALIAS) else "",
+        addresses=tuple(addresses),
+        routes=tuple(routes),
+    ), sessions
+
+
+def _decoded(kind: Any, payload: bytes) -> Any:  # noqa: ANN401  (pyroute2 has no types)
+    """The payload of a netlink message as pyroute2's class `kind` reads it."""
+    message = kind(pack("=IHHII", 16 + len(payload), 0, 0, 0, 0) + payload)
+    message.decode()
+    return message
+
+
+def _addresses(messages: Iterator[Any], index: int) -> Iterator[Network]:
+    for message in messages:
+        if message["index"] == index and message.get_attr("IFA_PROTO") != _KERNEL_LL:
+            address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+            yield _network(message["family"], address, message["prefixlen"])
+
+
+def _routes(messages: Iterator[Any], index: int) -> list[Route]:
+    """The routes by the link that are wg-up's, or in the way of one: with the metric that these have."""
+    ours: dict[tuple[Network, int], bool] = {}
+    for message in messages:
+        family = message["family"]
+        of_link = message.get_attr("RTA_OIF") == index and message["type"] == _UNICAST
+        if of_link and (message.get_attr("RTA_PRIORITY") or 0) == _METRIC[family]:
+            network = _network(family, message.get_attr("RTA_DST"), message["dst_len"])
+            key = (network, message.get_attr("RTA_TABLE"))
+            ours[key] = ours.get(key, False) or message["proto"] == netlink.ROUTE_PROTOCOL
+    return [Route(network, table, made) for (network, table), made in ours.items()]
+
+
+def _network(family: int, address: str | None, prefix: int) -> Network:
+    address = address or ("0.0.0.0" if family == socket.AF_INET else "::")  # noqa: S104  (a network)
+    return Network(family, socket.inet_pton(family, address), prefix)

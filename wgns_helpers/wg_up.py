@@ -1,0 +1,283 @@
+"""The recipe of wg-up."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from . import dns_files, netlink, netns, present, signals, wg_down, wireguard
+from .diff import NOTHING, diff, listed, words
+from .errors import ConfigError, Failure, MissingError, PermissionRefusedError, TryAgainError, say, warn
+from .lock import Lock
+from .resolve import ready
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .tunnel import Peer, Tunnel
+    from .wireguard import Link
+
+_TRIES = 5  # another process may create a link between our look at the indexes and our request
+_ROUNDS = 3  # one change can bring along another: with an IPv4 address go the others of its network
+_RETRY = 5.3  # seconds after which the kernel tries a handshake again (REKEY_TIMEOUT and its jitter)
+_LOOK = 0.2  # seconds between two looks for a handshake
+
+
+def up(name: str, namespace: str, load: Callable[[], Tunnel], patience: float = 0) -> None:
+    """Bring up the WireGuard link `name` inside the namespace `namespace`; its UDP socket stays outside.
+
+    `load` gives the tunnel, resolved. It is called with the namespace's lock held, so that the last of several runs
+    uses the configuration as it is then. With `patience`, in seconds, waits for a handshake. Changes only what differs
+    in an existing link; after a failure, undoes what this run changed. Raises `Failure`.
+    """
+    descriptor = _open(namespace, load)
+    with Lock(namespace):
+        _up(name, namespace, descriptor, load(), patience)
+        dns_files.publish(namespace)
+
+
+def _up(name: str, namespace: str, descriptor: int, tunnel: Tunnel, patience: float) -> None:
+    taken = {index for index, _ in netlink.socket.if_nameindex()}
+    signals.hold()
+    with netlink.Socket() as outside:
+        netns.enter(descriptor)
+        tunnel = possible(tunnel, namespace)
+        with wireguard.Link(name) as link:
+            link.index = wg_down.existing(link.route, name, namespace)
+            _warn_of_others(link, namespace)
+            former = present.read(link)[0] if link.index else None
+            if not former:
+                link.index = _create(outside, link, namespace, descriptor, taken)
+            try:
+                done = _converge(link, former, tunnel)
+                signals.check()
+                _wait(link, tunnel, patience)
+                done += dns_files.write(dns_files.diff(namespace, name, tunnel))
+            except BaseException:
+                if former:
+                    _restore(link, former, tunnel.names())
+                else:
+                    _delete(link)
+                raise
+    if former:
+        now = f" now: {listed(done)}" if done else ": nothing to change"
+        say(f'"{name}" in namespace "{namespace}" is as configured{now}')
+    else:
+        unnamed = "" if tunnel.dns else ", no DNS= in the configuration: names are not looked up"
+        say(f'"{name}" is up in namespace "{namespace}": {len(tunnel.peers)} peer(s), mtu {tunnel.mtu}{unnamed}')
+
+
+def _warn_of_others(link: Link, namespace: str) -> None:
+    """Name the links by which a service could get past the tunnel, also those that are down."""
+    names = [name for _, name in netlink.socket.if_nameindex() if name not in netns.LOCAL_LINKS | {link.name}]
+    others = [name for name in names if (netlink.read_link(link.route, name) or (0, ""))[1] != wg_down.KIND]
+    if others:
+        warn(
+            f'namespace "{namespace}" has other links ({", ".join(others)}): they may lead past the tunnel',
+            f"wgns check refuses services there; ip -n {namespace} link delete {others[0]}",
+        )
+
+
+def _open(namespace: str, load: Callable[[], Tunnel]) -> int:
+    try:
+        descriptor = netns.open_namespace(namespace)
+    except MissingError:
+        load()  # what is wrong with the configuration is reported first
+        raise
+    if netns.identity(descriptor) == netns.own():
+        raise PermissionRefusedError(
+            f'wg-up runs inside the network namespace "{namespace}": the tunnel\'s own packets would have no route',
+            "run it in the host's network namespace",
+        )
+    return descriptor
+
+
+def _converge(link: Link, former: Tunnel | None, tunnel: Tunnel) -> list[str]:
+    """Send what differs until nothing does; what was done, in words. A new link is not read again."""
+    now = former or NOTHING
+    done: list[str] = []
+    for _ in range(_ROUNDS):
+        requests = _send(link, now, tunnel)
+        if not requests or not former:
+            return list(dict.fromkeys(done))
+        done += words(requests)
+        now, _ = present.read(link)
+    left = listed(words(diff(now, tunnel, link.device(), tunnel.names())))
+    if left:
+        raise Failure(f'"{link.name}" does not become as configured: {left}', "does another program change it?")
+    return list(dict.fromkeys(done))
+
+
+def _send(link: Link, now: Tunnel, tunnel: Tunnel) -> list[netlink.Request]:
+    """Send the requests that make `tunnel` of `now`, and return them.
+
+    The kernel ignores a peer with the link's own public key. Only it computes that key, so the private key goes first.
+    """
+    requests = diff(now, tunnel, link.device(), tunnel.names())
+    new_key = int(now.private_key != tunnel.private_key)
+    for batch in netlink.batches(requests[:new_key]):
+        link.run(batch)
+    own = link.read()[0].public_key if new_key else now.public_key
+    if own in tunnel.names():
+        text = f"{tunnel.names()[own]} has this interface's own public key"
+        raise ConfigError(text, "PublicKey= takes the key of the other side")
+    for batch in netlink.batches(requests[new_key:]):
+        signals.check()
+        link.run(batch)
+    return requests
+
+
+def _restore(link: Link, former: Tunnel, names: dict[bytes, str]) -> None:
+    """Make the link again what it was, or report what it could not be made."""
+    refused: object = ""
+    try:
+        for _ in range(_ROUNDS):
+            for request in diff(present.read(link)[0], former, link.device(), names):
+                try:
+                    link.run([request])
+                except Failure as error:  # then at least all the rest
+                    refused = error
+        left = listed(words(diff(present.read(link)[0], former, link.device(), names)))
+    except Exception as error:  # noqa: BLE001  (whatever it is, the first failure is the one to report)
+        left, refused = "its state cannot be read", type(error).__name__
+    if left:
+        warn(f'"{link.name}" is not what it was before ({refused}); not restored: {left}', "run wg-up once more")
+
+
+def _create(outside: netlink.Socket, link: Link, namespace: str, descriptor: int, taken: set[int]) -> int:
+    """Create the link; its index, one that is free in both namespaces (see netlink.create_link)."""
+    taken |= {index for index, _ in netlink.socket.if_nameindex()}
+    for _ in range(_TRIES):
+        index = next(index for index in range(2, 1 << 31) if index not in taken)
+        taken.add(index)
+        signals.check()
+        try:
+            outside.run([netlink.create_link(link.name, wg_down.KIND, index, descriptor)])
+        except netlink.KernelRefusedError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                raise wireguard.no_wireguard() from None
+            if error.errno not in (errno.EEXIST, errno.EBUSY):
+                raise
+            if wg_down.existing(link.route, link.name, namespace):
+                raise Failure(f'another process has just created "{link.name}" in namespace "{namespace}"') from None
+            refused = error
+        except Failure:
+            made = netlink.read_link(link.route, link.name)
+            if made and made[0] == index:  # the kernel's answer got lost, not the request
+                link.index = index
+                _delete(link)
+            raise
+        else:
+            return index
+    raise refused
+
+
+def _delete(link: Link) -> None:
+    try:
+        link.run([netlink.delete_link(link.index)])
+    except Failure as error:
+        warn(f'the link "{link.name}" could not be deleted again: {error}', f"wg-down {link.name}")
+
+
+def _wait(link: Link, tunnel: Tunnel, seconds: float) -> None:
+    """Wait for a handshake with a peer that has a default route; without such a peer, with any that has an endpoint.
+
+    A keepalive makes the kernel begin: nothing else is sent. When a peer does not answer, the next address of its name
+    takes its turn. Raises `TryAgainError` after `seconds`, `InterruptError` on a signal.
+    """
+    reachable = [peer for peer in tunnel.peers if peer.endpoint]
+    chosen = [peer for peer in reachable if any(network.prefix <= 1 for network in peer.allowed_ips)] or reachable
+    if not seconds or _is_alive(link, chosen):  # then nothing is to be changed, not even for a moment
+        return
+    silent = [peer.public_key for peer in chosen if not peer.keepalive]
+    began = tried = time.monotonic()
+    turn = 0
+    _set(link, tunnel, {key: {"keepalive": 1} for key in silent})
+    try:
+        while not _is_alive(link, chosen):
+            signals.check()
+            now = time.monotonic()
+            if now - began > seconds:
+                asked = ", ".join(tunnel.names()[peer.public_key] for peer in chosen) or "no peer has an endpoint"
+                raise TryAgainError(
+                    f'"{link.name}": no handshake within {seconds:.0f} s ({asked})',
+                    "are the keys right, and known to the provider? does UDP to the endpoint get through?",
+                )
+            if now - tried > _RETRY:
+                turn, tried = turn + 1, now
+                places = {peer.public_key: peer.endpoint.places() for peer in chosen if peer.endpoint}
+                turns = {key: each[turn % len(each)] for key, each in places.items() if len(each) > 1}
+                _set(link, tunnel, {key: {"endpoint": place} for key, place in turns.items()})
+            time.sleep(_LOOK)
+    finally:
+        _set(link, tunnel, {key: {"keepalive": 0} for key in silent})
+    say(f'"{link.name}": handshake after {time.monotonic() - began:.1f} s')
+
+
+def _is_alive(link: Link, peers: list[Peer]) -> bool:
+    _, sessions = link.read()
+    return any(sessions[peer.public_key].alive(time.time()) for peer in peers if peer.public_key in sessions)
+
+
+def _set(link: Link, tunnel: Tunnel, fields: dict[bytes, dict[str, Any]]) -> None:
+    """Change some fields of peers, by their public keys."""
+    now, _ = link.read()
+    peers = tuple(peer._replace(**fields.get(peer.public_key, {})) for peer in now.peers)
+    for request in diff(now, now._replace(peers=peers), link.device(), tunnel.names()):
+        link.run([request])
+
+
+def _has_ipv6() -> bool:
+    """Whether a new link in this namespace takes IPv6 addresses (ipv6.disable=1, sysctl disable_ipv6)."""
+    try:
+        with open("/proc/sys/net/ipv6/conf/default/disable_ipv6", "rb") as value:
+            return value.read().strip() == b"0"
+    except OSError:
+        return os.path.exists("/proc/self/net/if_inet6")  # /proc/sys can be hidden (ProcSubset=)
+
+
+def possible(tunnel: Tunnel, namespace: str) -> Tunnel:
+    """What of the tunnel this process's network namespace can have, as the kernel keeps it; a warning without IPv6."""
+    less = tunnel if _has_ipv6() else tunnel.without_ipv6()
+    if less != tunnel:
+        warn(
+            f'namespace "{namespace}" has no IPv6: addresses, allowed IPs and name servers of IPv6 are left out',
+            "nothing can leave by IPv6 there; sysctl net.ipv6.conf.default.disable_ipv6=0 would bring it back",
+        )
+    return less.as_in_kernel()
+
+
+def plan(name: str, namespace: str, tunnel: Tunnel) -> list[str]:
+    """What `up` would do, in words and without keys, for --dry-run.
+
+    Resolves host names only for an existing tunnel, since only that is compared. Raises `Failure`.
+    """
+    index = 0
+    try:
+        descriptor = netns.open_namespace(namespace)
+        with netns.Inside(descriptor), netlink.Socket() as inside:
+            index = wg_down.existing(inside, name, namespace)
+    except MissingError:
+        pass
+    except PermissionRefusedError as error:
+        warn(f"{error}: these are the steps for a tunnel that does not exist yet", "root sees what exists")
+    if index:
+        tunnel = ready(tunnel)
+        with netns.Inside(descriptor), wireguard.Link(name, index) as link:
+            steps = differences(link, namespace, present.read(link)[0], tunnel)
+        return steps or [f'"{name}" in namespace "{namespace}" is as configured: nothing to change']
+    created = netlink.create_link(name, wg_down.KIND, 0, 0).what
+    steps = [f'{created} in namespace "{namespace}", its UDP socket in this one']
+    steps += words(diff(NOTHING, tunnel, names=tunnel.names()))
+    steps += [] if tunnel.mtu else ["mtu from the route to the endpoint"]
+    return steps + list(map(str, dns_files.diff(namespace, name, tunnel)))
+
+
+def differences(link: Link, namespace: str, now: Tunnel, tunnel: Tunnel) -> list[str]:
+    """What `up` would change of the tunnel `now`, in words. This process is in the namespace."""
+    tunnel = possible(tunnel, namespace)
+    files = dns_files.diff(namespace, link.name, tunnel)
+    return words(diff(now, tunnel, link.device(), tunnel.names())) + list(map(str, files))
