@@ -53,7 +53,8 @@ def run(
 
     It may say the keys in `public`.
     """
-    environment = {**os.environ, "PYTHONDEVMODE": "1", "PYTHONWARNINGS": "error", **options.pop("env", {})}
+    # Not PYTHONDEVMODE=1: on a busy machine asyncio, which pyroute2 uses, would say how long each of its steps took.
+    environment = {**os.environ, "PYTHONMALLOC": "debug", "PYTHONWARNINGS": "error", **options.pop("env", {})}
     argv = [*before, sys.executable, str(ROOT / "bin" / program), *arguments]
     done = subprocess.run(
         argv, capture_output=True, text=True, errors="replace", env=environment, timeout=120, check=False, **options
