@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 
 from . import dns_files, netns
 from .errors import Failure, MissingError, system_error
@@ -42,7 +43,13 @@ CAPABILITIES = {
 }
 
 _SYSCTLS = (("ipv4", "forwarding"), ("ipv4", "route_localnet"), ("ipv6", "forwarding"))  # in conf/ of each link
-_GET_KEYRING_ID, _PROCESS_KEYRING = 0, -2  # KEYCTL_GET_KEYRING_ID, KEY_SPEC_PROCESS_KEYRING of linux/keyctl.h
+# Calls that change nothing where they are allowed: no key has this type. The last is KEYCTL_GET_KEYRING_ID of
+# KEY_SPEC_PROCESS_KEYRING (linux/keyctl.h).
+_HARMLESS = (
+    (b"request_key", b"wgns", b"wgns", None, 0),
+    (b"add_key", b"wgns", b"wgns", None, 0, 0),
+    (b"keyctl", 0, -2, 0),
+)
 
 
 def own_name(process: str = "self") -> str:
@@ -69,11 +76,10 @@ def points(name: str, process: str = "self") -> list[Point]:
         if process != "self":
             root = os.open(f"/proc/{process}/root", os.O_RDONLY)
             netns.enter(os.open(f"/proc/{process}/ns/net", os.O_RDONLY))
-            present, forwarding = _links(), _forwarding()  # in its root there may be no /proc
+        present, forwarding = _links(), _forwarding()
+        if process != "self":  # only now: in its root there may be no /proc
             os.fchdir(root)
             os.chroot(".")
-        else:
-            present, forwarding = _links(), _forwarding()
     except OSError as error:
         raise system_error(f"process {process}", error) from None
     return [*first, forwarding, _tunnel(name, present), *_names(name), _sockets()]
@@ -136,14 +142,18 @@ def _keyrings(status: dict[str, str], process: str) -> Point:
     if process != "self":
         return "keyrings", None, "there is a system call filter; whether it holds them back only the process can tell"
     try:
-        number = libseccomp().seccomp_syscall_resolve_name(b"keyctl")
+        library = libseccomp()
     except MissingError as error:
         return "keyrings", None, f"there is a system call filter, but it cannot be tried: {error}"
     libc = ctypes.CDLL(None, use_errno=True)
-    refused = libc.syscall(number, _GET_KEYRING_ID, _PROCESS_KEYRING, 0) < 0
-    if refused and ctypes.get_errno() in (errno.EPERM, errno.ENOSYS):
-        return "keyrings", True, "the kernel cannot be asked to look up names"
-    return "keyrings", False, "the kernel can be asked to look up names; SystemCallFilter=~@keyring forbids it"
+    for name, *arguments in _HARMLESS:
+        made = libc.syscall(library.seccomp_syscall_resolve_name(name), *arguments)
+        if made >= 0 or ctypes.get_errno() not in (errno.EPERM, errno.ENOSYS):
+            text = (
+                f"{name.decode()}(2) is allowed, by which names can be looked up; SystemCallFilter=~@keyring forbids it"
+            )
+            return "keyrings", False, text
+    return "keyrings", True, "the kernel cannot be asked to look up names"
 
 
 def libseccomp() -> ctypes.CDLL:
@@ -188,15 +198,8 @@ def _forwarding() -> Point:
 def _names(name: str) -> list[Point]:
     found: list[Point] = []
     for file in reversed(dns_files.FILES):
-        path = f"/etc/{file}"
-        try:
-            with open(path, "rb") as opened:
-                content = opened.read(1 << 16)
-        except OSError as error:
-            found.append((file, False, f"{path}: {(error.strerror or '').lower()}"))
-            continue
-        ours = dns_files.is_ours(content, name)
-        found.append((file, ours, f"{path} is {'' if ours else 'not '}the one that wg-up {name} wrote"))
+        ours = dns_files.is_ours(_read(f"/etc/{file}"), name)
+        found.append((file, ours, f"/etc/{file} is {'' if ours else 'not '}the one that wg-up {name} wrote"))
     return found
 
 
@@ -208,8 +211,13 @@ def _sockets() -> Point:
 
 
 def _lines(path: str) -> list[str]:
+    return _read(path).decode(errors="replace").splitlines()
+
+
+def _read(path: str) -> bytes:
+    """What is in a file that can be read, if it is a regular one: the process that is judged may put a FIFO there."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().splitlines()
-    except FileNotFoundError:
-        return []
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), "rb") as file:
+            return file.read(1 << 20) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+    except OSError:
+        return b""

@@ -58,12 +58,12 @@ def execute(name: str, user: str, command: list[str]) -> NoReturn:
     try:
         _hide(name)
         _close_descriptors()
-        _change_folder(folder)
         _restrict()
         if account:
             _become(account)
         if not os.geteuid():
             _drop_capabilities()
+        _change_folder(folder)
     except OSError as error:
         raise system_error(str(error.filename or "wgns exec"), error) from None
     for point, holds, found in check.points(name):
@@ -86,12 +86,12 @@ def _close_descriptors() -> None:
 
 
 def _change_folder(folder: str) -> None:
-    """Go there anew, by its name: where this process stood, the host's /run is still to be seen."""
+    """Go there anew, by its name and as the user: by its old place, the host's /run could still be seen."""
     try:
         os.chdir(folder)
     except OSError:
         os.chdir("/")
-        warn(f"{folder} is hidden: the command starts in /")
+        warn(f"{folder} cannot be entered: the command starts in /")
 
 
 def _restrict() -> None:

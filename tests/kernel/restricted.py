@@ -1,6 +1,6 @@
 """Runs a command with what the drop-in takes away from a service, but for what is named: `restricted.py LESS COMMAND…`.
 
-LESS is a list of words with commas between them: "caps", "nnp" and "filter" are left out.
+LESS is a list of words with commas between them: "caps", "nnp", "filter", or one of its system calls, are left out.
 """
 
 import ctypes
@@ -19,8 +19,10 @@ def main(less: str, *command: str) -> None:
         library.seccomp_init.restype = ctypes.c_void_p
         context = ctypes.c_void_p(library.seccomp_init(0x7FFF0000))  # SCMP_ACT_ALLOW
         library.seccomp_attr_set(context, 3, 0)  # SCMP_FLTATR_CTL_NNP
-        number = library.seccomp_syscall_resolve_name(b"keyctl")
-        library.seccomp_rule_add_array(context, 0x00050000 | errno.EPERM, number, 0, None)
+        for name in (b"add_key", b"keyctl", b"request_key"):
+            if name.decode() not in less.split(","):
+                number = library.seccomp_syscall_resolve_name(name)
+                library.seccomp_rule_add_array(context, 0x00050000 | errno.EPERM, number, 0, None)
         assert not library.seccomp_load(context)
     if "nnp" not in less.split(","):
         assert not ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)

@@ -108,6 +108,9 @@ RESTRICTIONS = {
     "caps": {"capabilities", "host"},  # who has CAP_SYS_PTRACE sees all processes
     "nnp": {"no_new_privs"},
     "filter": {"keyrings"},
+    "request_key": {"keyrings"},
+    "add_key": {"keyrings"},
+    "keyctl": {"keyrings"},
     "caps,nnp,filter": {"capabilities", "host", "no_new_privs", "keyrings"},
 }
 
@@ -181,6 +184,7 @@ def test_another_process(confined: None) -> None:
         ("", "umount /proc; mount -t proc -o hidepid=2 proc /proc", {"host"}),  # which shows all to root's group
         ("", "mkdir /run/nscd; touch /run/nscd/socket", {"sockets"}),
         ("", "mount -t tmpfs tmpfs /etc", {"resolv.conf", "nsswitch.conf"}),
+        ("", "mkfifo /run/fifo; mount --bind /run/fifo /etc/resolv.conf", {"resolv.conf"}),  # which holds nobody up
         ("", f"{IN_DEMO} link add eth0 type bridge", {"links"}),
     ):
         prepared = INSIDE + (STANDIN if KIND == "ifb" else "")
@@ -191,7 +195,7 @@ def test_another_process(confined: None) -> None:
             process.stdout.readline()
             status, found = answer(run("wgns", "check", "demo", "--pid", str(process.pid), "--json"))
             process.kill()
-        shell("pkill sleep || :; rm -rf /run/nscd; ip -n demo link delete eth0 2> /dev/null || :")
+        shell("pkill sleep || :; rm -rf /run/nscd /run/fifo; ip -n demo link delete eth0 2> /dev/null || :")
         assert {point for point, holds in found.items() if holds is False} == points
         assert status == bool(points)
     unconfined = run("wgns", "check", "demo", "--pid", "1", "--json")
@@ -350,7 +354,11 @@ def test_a_command_stands_where_it_was_called(confined: None) -> None:
     Path("/run/secret").rmdir()
     assert done.stdout.splitlines()[0] == "/"
     assert "secret" not in done.stdout
-    assert "/run/secret is hidden: the command starts in /" in done.stderr
+    assert "/run/secret cannot be entered: the command starts in /" in done.stderr
+    Path("/opt/closed").mkdir(mode=0o700, parents=True, exist_ok=True)
+    done = execute("--user", "daemon", "pwd", cwd="/opt/closed")  # as the user: nobody gets into a folder by root
+    Path("/opt/closed").rmdir()
+    assert (done.stdout, "cannot be entered" in done.stderr) == ("/\n", True)
 
 
 @pytest.mark.wireguard
