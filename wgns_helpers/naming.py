@@ -30,6 +30,8 @@ def up(name: str) -> None:
             "this unit is in the host's network namespace, which is never given a name",
             "the unit lacks PrivateNetwork=true, or the kernel refused it",
         )
+    if os.statvfs("/run").f_flag & os.ST_RDONLY:  # ProtectSystem=strict
+        raise PermissionRefusedError("/run is read-only: others would not see the name", netns.PRIVATE_MOUNTS_HINT)
     signals.hold()
     with Lock(name):
         pinned = netns.pinned(name)

@@ -228,8 +228,6 @@ def attach(name: str) -> None:
             call("umount2", path.encode(), _MNT_DETACH)
         if made:
             os.unlink(path)
-        if isinstance(error, OSError) and error.errno == errno.EROFS:  # ProtectSystem=strict
-            raise PermissionRefusedError(f"{path}: read-only file system", PRIVATE_MOUNTS_HINT) from None
         if isinstance(error, OSError):
             raise system_error(path, error) from None
         raise

@@ -16,7 +16,20 @@ from typing import Any, NamedTuple
 from wgns_helpers import cli, netlink, netns
 from wgns_helpers.errors import system_error
 
-CALLS = ("chmod", "fchmod", "ftruncate", "link", "mkdir", "open", "rename", "rmdir", "setns", "unlink", "write")
+CALLS = (
+    "chmod",
+    "fchmod",
+    "ftruncate",
+    "link",
+    "mkdir",
+    "open",
+    "rename",
+    "rmdir",
+    "setns",
+    "symlink",
+    "unlink",
+    "write",
+)
 
 
 class Fault(NamedTuple):

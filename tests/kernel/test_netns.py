@@ -248,6 +248,14 @@ def test_a_user_who_holds_the_folders_lock_delays_the_first_name_only() -> None:
     assert set(shell("ip netns list").split()) == {"wg", "next"}
 
 
+def test_a_read_only_run_is_refused(unchanged: None) -> None:
+    """Under ProtectSystem=strict, others would not see the name: refused, with the hint about PrivateMounts=."""
+    locked = 'mount --bind /run /run; mount -o remount,bind,ro /run; exec "$@"'
+    before = ("unshare", "--net", "--mount", "--propagation", "slave", "sh", "-euc", locked, "sh")
+    done = run("netns-up", "wg", before=before)
+    assert (done.returncode, "PrivateMounts=false" in done.stderr) == (77, True), done.stderr
+
+
 def test_private_mounts_are_refused() -> None:
     """In a mount namespace of its own the name would be seen by nobody: undone, with the hint about PrivateMounts=."""
     run("netns-up", "other").check_returncode()
