@@ -202,6 +202,14 @@ def test_a_namespace_that_cannot_be_made_at_first() -> None:
     guest.reaches_the_far_side_only()
 
 
+def test_a_program_that_is_missing() -> None:
+    """Where netns-up is not installed, the tunnel's start fails, and does not wait for ever."""
+    configure()
+    drop_in("netns@demo.service", "[Service]\nExecStart=\nExecStart=/nowhere/netns-up %I\n")
+    assert systemctl("start", "wg@demo.service", check=False) != 0
+    assert states()[:2] == ["failed", "inactive"]
+
+
 def test_an_ordinary_user_holds_nothing_up() -> None:
     """Locks on all that a user can open hold up neither a reload nor a stop, after which no link is left anywhere."""
     up()
