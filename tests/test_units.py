@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 
 import pytest
 
 from tests.support import ROOT
+from wgns_helpers import check, execute
 
 FILES = sorted([*ROOT.glob("systemd/**/*.*"), *ROOT.glob("wgns_helpers/*.conf")])
 SERVICES = [path for path in FILES if path.name.endswith("service") or path.name == "confined-service.conf"]
@@ -212,6 +214,15 @@ def test_no_restriction_is_lost(unit: str) -> None:
     restricting = set(ORDER) - {"LogLevelMax"}
     found = [setting for setting in settings(path, "Service") if key(setting) in restricting]
     assert sorted(found) == sorted(HARDENING[unit])
+
+
+def test_the_check_and_the_drop_in_agree() -> None:
+    """`wgns check` looks for the capabilities that the drop-in takes away, and `wgns exec` refuses its families."""
+    found = settings(ROOT / "wgns_helpers/confined-service.conf", "Service")
+    assert f"CapabilityBoundingSet=~{' '.join(sorted(check.CAPABILITIES))}" in found
+    families = [socket.AF_VSOCK, socket.AF_QIPCRTR]
+    assert "RestrictAddressFamilies=~AF_VSOCK AF_QIPCRTR" in found
+    assert list(execute._FAMILIES) == families  # noqa: SLF001
 
 
 def test_a_stop_starts_python_once() -> None:

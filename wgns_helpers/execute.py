@@ -186,7 +186,7 @@ def _hide(name: str) -> None:
     _mount("sysfs", "/sys", _MS_RDONLY | sealed)
     _mount("proc", "/proc", sealed, "hidepid=4")  # ptraceable, also for the group of root
     _mount("/proc/sys", "/proc/sys", netns.MS_BIND)  # by kernel.core_pattern root would have a program run in the host
-    _mount("none", "/proc/sys", netns.MS_BIND | _MS_REMOUNT | _MS_RDONLY)
+    _mount("none", "/proc/sys", netns.MS_BIND | _MS_REMOUNT | _MS_RDONLY | sealed)
 
 
 def _sources(binds: list[str]) -> dict[str, int]:
