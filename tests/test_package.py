@@ -25,23 +25,20 @@ MAY_IMPORT = {
     "tunnel": "errors netlink",
     "config": "errors netlink tunnel",
     "resolve": "errors netlink signals tunnel",
-    "lock": "errors signals",
-    "netns": "errors lock signals",
+    "netns": "errors signals",
     "netlink": "errors",
     "wireguard": "errors netlink tunnel",
     "present": "errors netlink tunnel wireguard",
     "diff": "netlink tunnel wireguard",
-    "naming": "dns_files errors lock netlink netns signals",
-    "dns_files": "errors lock tunnel",
-    "wg_down": "dns_files errors lock netlink netns signals",
-    "wg_up": "dns_files diff errors lock netlink netns present resolve signals wg_down tunnel wireguard",
+    "naming": "dns_files errors netlink netns signals",
+    "dns_files": "errors signals tunnel",
+    "wg_down": "dns_files errors netlink netns signals",
+    "wg_up": "dns_files diff errors netlink netns present resolve signals wg_down tunnel wireguard",
     "check": "dns_files errors netns",
-    "dropin": "check errors",
-    "status": "wg_up config dns_files errors lock netlink netns present resolve tunnel wireguard",
-    "refresh": "config diff errors lock netlink netns resolve status tunnel wireguard",
-    "execute": "check dropin errors netns",
-    "cli": "__init__ check config dropin errors execute naming netns refresh resolve signals status tunnel wg_down "
-    "wg_up",
+    "status": "wg_up config dns_files errors netlink netns present resolve signals tunnel wireguard",
+    "refresh": "config diff errors netlink netns resolve signals status tunnel wireguard",
+    "confine": "check errors netns",
+    "cli": "__init__ check confine config errors naming netns refresh resolve signals status tunnel wg_down wg_up",
 }
 
 
@@ -73,7 +70,7 @@ def test_wgconfig_and_pyroute2_have_their_place() -> None:
 
 # The modules underneath public ones that import many others, each where it is explained why
 PRIVATE = {"netlink": {"_socket"}, "signals": {"_signal"}}
-PRIVATE |= {"check": {"_socket"}, "execute": {"_signal"}, "naming": {"_socket"}}
+PRIVATE |= {"check": {"_socket"}, "confine": {"_signal"}, "naming": {"_socket"}}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)

@@ -12,7 +12,7 @@ import stat
 from binascii import crc32
 
 from .errors import say, system_error, warn
-from .lock import DIRECTORY, make_folder
+from .signals import DIRECTORY, make_folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from _socket import if_nameindex
 
 from . import dns_files, netlink, netns, signals
 from .errors import Failure, PermissionRefusedError, say, warn
-from .lock import Lock
+from .signals import Lock
 
 _LOOPBACK = 1  # index of lo in every namespace (LOOPBACK_IFINDEX of the kernel)
 _LISTED = 10  # processes named in a warning

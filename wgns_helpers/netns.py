@@ -7,7 +7,7 @@ import fcntl
 import os
 import stat
 
-from . import lock, signals
+from . import signals
 from .errors import (
     Failure,
     MissingError,
@@ -263,12 +263,12 @@ def _prepare_directory() -> None:
     `ip netns add` does the same under the folder's lock (Debian bug 949235). Any user can hold that, so it is taken
     only for the first time, and not waited for longer than ip(8) can need.
     """
-    lock.make_folder(DIRECTORY)
+    signals.make_folder(DIRECTORY)
     if _share_directory():
         return
     descriptor = os.open(DIRECTORY, os.O_RDONLY)
     try:
-        lock.wait(descriptor, DIRECTORY, _FOLDER_PATIENCE)
+        signals.take(descriptor, DIRECTORY, _FOLDER_PATIENCE)
     except TryAgainError as error:
         warn(f"{error}: going on without it")
     try:

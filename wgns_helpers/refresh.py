@@ -8,8 +8,8 @@ import time
 from . import config, errors, netns, resolve, status
 from .diff import diff
 from .errors import ConfigError, Failure, MissingError, TryAgainError, say
-from .lock import Lock
 from .netlink import socket
+from .signals import Lock
 from .tunnel import NOWHERE, Peer, Tunnel, endpoint
 from .wireguard import Link
 

@@ -6,7 +6,7 @@ import os
 import time
 from binascii import b2a_base64
 
-from . import dns_files, errors, lock, netlink, netns
+from . import dns_files, errors, netlink, netns, signals
 from .errors import Failure, MissingError, PermissionRefusedError
 from .tunnel import NOWHERE
 
@@ -116,7 +116,7 @@ def _unit(process: int) -> str:
 
 
 def _dns(name: str) -> dict[str, list[str] | None]:
-    content = dns_files.read(f"{lock.DIRECTORY}/{name}/resolv.conf")
+    content = dns_files.read(f"{signals.DIRECTORY}/{name}/resolv.conf")
     lines = [line.split() for line in (content or b"").decode("ascii", "replace").splitlines()]
     return {
         title: None if content is None else [word for line in lines if line[:1] == [key] for word in line[1:]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import dns_files, netlink, netns, signals
 from .errors import Failure, MissingError, say
-from .lock import Lock
+from .signals import Lock
 
 KIND = "wireguard"
 

@@ -9,8 +9,8 @@ import time
 from . import dns_files, netlink, netns, present, signals, wg_down, wireguard
 from .diff import NOTHING, diff, listed, words
 from .errors import ConfigError, Failure, MissingError, PermissionRefusedError, TryAgainError, say, warn
-from .lock import Lock
 from .resolve import ready
+from .signals import Lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from tests.support import MINIMAL, ROOT, shell
 LIBRARY = {"__future__", "_blake2", "_ctypes", "_operator", "_queue", "_signal", "_socket", "_struct", "binascii"}
 LIBRARY |= {"errno", "fcntl", "gc", "io", "operator", "struct", "types", "wgconfig"}
 LIBRARY |= {"ctypes"}  # before Python 3.12, and to mount
-EVERY = {"", "cli", "errors", "lock", "netlink", "netns", "signals"}
+EVERY = {"", "cli", "errors", "netlink", "netns", "signals"}
 PACKAGE = {
     "netns-up": EVERY | {"dns_files", "naming"},
     "netns-down": EVERY | {"dns_files", "naming"},

@@ -15,7 +15,7 @@ from tests.kernel.conftest import snapshot
 from tests.support import POWERLESS, ROOT, run, shell
 from wgns_helpers import netns
 from wgns_helpers.errors import Failure, TryAgainError
-from wgns_helpers.lock import Lock
+from wgns_helpers.signals import Lock
 
 NETNS = Path("/run/netns")
 UNSHARED = ("unshare", "--net")

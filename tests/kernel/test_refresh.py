@@ -11,7 +11,7 @@ from tests.kernel.test_imports import loaded
 from tests.kernel.test_status import QUIET
 from tests.kernel.test_tunnel import ping, provider, write
 from tests.support import MINIMAL, POWERLESS, PRESHARED, run, shell
-from wgns_helpers.lock import Lock
+from wgns_helpers.signals import Lock
 
 __all__ = ["provider"]
 

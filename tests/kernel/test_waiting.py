@@ -15,7 +15,7 @@ import pytest
 from tests.kernel.conftest import snapshot
 from tests.support import MINIMAL, MORTAL, ROOT, run, shell
 from wgns_helpers.errors import TryAgainError
-from wgns_helpers.lock import Lock
+from wgns_helpers.signals import Lock
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -46,7 +46,7 @@ def test_signals_that_the_caller_ignores_stay_ignored() -> None:
 
 
 LOCK = Path("/run/wgns/wg/lock")
-HOLDER = "import time; from wgns_helpers.lock import Lock\nwith Lock('wg'): print(flush=True); time.sleep({})"
+HOLDER = "import time; from wgns_helpers.signals import Lock\nwith Lock('wg'): print(flush=True); time.sleep({})"
 
 
 def holder(seconds: float) -> subprocess.Popen[bytes]:
@@ -106,7 +106,7 @@ def test_a_lock_leaves_nothing(unchanged: None) -> None:
 
 def test_a_waiting_run_takes_the_lock_that_is_made_anew() -> None:
     """Of many that wait for one lock only one has it at a time, though each removes the file when it is done."""
-    counted = "import time; from wgns_helpers.lock import Lock\nfor _ in range(5):\n    with Lock('wg'):\n        "
+    counted = "import time; from wgns_helpers.signals import Lock\nfor _ in range(5):\n    with Lock('wg'):\n        "
     counted += "path = '/run/count'; number = int(open(path).read()); time.sleep(0.01); "
     counted += "print(number + 1, file=open(path, 'w'))"
     Path("/run/count").write_text("0")
@@ -136,7 +136,7 @@ def test_an_ordinary_user_holds_nothing_up() -> None:
 def test_a_link_is_deleted_whoever_has_the_lock() -> None:
     """A wg-up that hangs with the lock does not keep the tunnel alive: wg-down warns, goes on, and names the holder."""
     shell("ip netns add wg; ip -n wg link add wg type wireguard")
-    impatient = "from wgns_helpers import lock, teardown; lock._PATIENCE = 0.5; teardown.down('wg', 'wg')"
+    impatient = "from wgns_helpers import signals, wg_down; signals._PATIENCE = 0.5; wg_down.down('wg', 'wg')"
     with holder(60) as process:
         argv = [sys.executable, "-c", impatient]
         done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
