@@ -103,16 +103,19 @@ def _configured(name: str) -> tuple[Tunnel | None, str]:
 
 def _unit(process: int) -> str:
     """The unit of a process by its control group, in the unified hierarchy or systemd's own (cgroups(7)); or ""."""
-    try:
-        with open(f"/proc/{process}/cgroup", encoding="utf-8", errors="replace") as file:
-            lines = file.read().splitlines()
-    except OSError:  # it has ended
-        lines = []
-    for line in lines:
+    for line in _read(f"/proc/{process}/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers in ("", "name=systemd"):
             return next((part for part in reversed(path.split("/")) if part.endswith(_UNITS)), "")
     return ""
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:  # the process has ended
+        return ""
 
 
 def _dns(name: str) -> dict[str, list[str] | None]:

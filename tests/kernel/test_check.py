@@ -247,7 +247,7 @@ def test_a_command_is_isolated(confined: None, unchanged: None) -> None:
     high = os.dup2(low, soft - 1)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))  # below which closerange(3, SC_OPEN_MAX) ends
     try:
-        done = execute("sh", "-c", script, env=environment(), pass_fds=[low, high])
+        done = execute("sh", "-c", script, env=environment(), pass_fds=[low, high], cwd="/usr")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         os.close(low)
@@ -264,7 +264,7 @@ def test_a_command_is_isolated(confined: None, unchanged: None) -> None:
         "/run/netns:",
         "demo",
     ]
-    assert lines[-7:] == ["0", "1", "2", "3", "65534", str(ROOT), "/nonexistent"]  # 3 is the folder that ls reads
+    assert lines[-7:] == ["0", "1", "2", "3", "65534", "/usr", "/nonexistent"]  # 3 is the folder that ls reads
 
 
 TRY_KEYRING = """import ctypes, errno, sys
