@@ -85,10 +85,11 @@ def _replace(fault: Fault | None, log: int) -> None:
         here = fault and (count == fault.step or (fault.lasting and count > fault.step))
         if here and fault and fault.when == "before":
             _strike(fault, fail)
-        result = call()
-        if here and fault and fault.when == "after":
-            _strike(fault, fail)
-        return result
+        try:
+            return call()
+        finally:  # also when it fails, as the lock's rmdir(2) of a folder that is in use
+            if here and fault and fault.when == "after":
+                _strike(fault, fail)
 
     for name in CALLS:
         if hasattr(os, name):

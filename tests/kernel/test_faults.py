@@ -150,9 +150,14 @@ OPERATIONS = ("up", "converge", "converge, no DNS", "down")
 def look() -> Iterator[Callable[[], dict[str, Any]]]:
     """A namespace with a route of somebody else's; a function that sees what is in it."""
     shell("mkdir -p -m 700 /etc/wireguard; ip netns add wg; ip -n wg link set lo up")
+    shell("mkdir -p /run/wgns /etc/netns")  # which stay, once they are made
     shell("ip -n wg route add 10.55.0.0/16 dev lo")
     with Looker() as looker:
         yield looker.look
+
+
+# The calls by which the lock's file comes and goes, and the symlink in /etc, which may fail without a failure
+ASIDE = ("chmod", "mkdir", "rmdir", "symlink", "unlink")
 
 
 @pytest.mark.parametrize("kind", ["error", "SIGTERM", "SIGKILL"])
@@ -176,7 +181,8 @@ def test_a_fault_anywhere(operation: str, kind: str, look: Look, capsys: pytest.
             ended = do(operation, Fault(step, kind, when))
             case = f"{kind} {when} step {step} ({ended.steps[-1:]}) of {operation}: {ended.said}"
             assert len(ended.steps) >= step, case
-            assert ended.status in {"error": (1,), "SIGTERM": (-15, 0), "SIGKILL": (-9,)}[kind], (case, ended.status)
+            failing = (0, 1) if ended.steps[step - 1] in ASIDE else (1,)
+            assert ended.status in {"error": failing, "SIGTERM": (-15, 0), "SIGKILL": (-9,)}[kind], (case, ended.status)
             state = look()
             if operation != "down" and kind != "SIGKILL":
                 assert state == (done if ended.status == 0 else before), case
@@ -205,8 +211,8 @@ def test_what_cannot_be_restored_is_said(look: Look) -> None:
         prepare("converge")
         before = look()
         ended = do("converge", Fault(step, "error", "before", lasting=True))
-        assert ended.status == 1
-        restored = look() == before
+        assert ended.status == 1 or steps[step - 1] in ASIDE
+        restored = look() == (before if ended.status else configured)
         assert restored != ("not restored: " in ended.said or "could not be put back" in ended.said), (step, ended)
         said.append(ended.said)
         assert do("converge").status == 0
@@ -215,7 +221,7 @@ def test_what_cannot_be_restored_is_said(look: Look) -> None:
 
 
 TRACED = "sendto,sendmsg,mkdir,mkdirat,chmod,fchmod,fchmodat,open,openat,write,ftruncate,rename,renameat,link,linkat"
-TRACED += ",unlink,unlinkat,rmdir,setns,mount,umount2,unshare"
+TRACED += ",symlink,symlinkat,unlink,unlinkat,rmdir,setns,mount,umount2,unshare"
 
 
 # Requests that read, as strace knows them by name, or not: RTM_GET…, a dump, CTRL_CMD_GETFAMILY
