@@ -152,7 +152,7 @@ def test_a_failure_is_no_skipped_start(since: str) -> None:
         assert words in journal(since, "reach")
 
 
-@pytest.mark.parametrize("setting", ["PrivatePIDs=yes", "PrivateUsers=yes", "PrivateIPC=yes"])
+@pytest.mark.parametrize("setting", ["PrivatePIDs=yes\nDynamicUser=no", "PrivateUsers=yes", "PrivateIPC=yes"])
 def test_a_unit_with_further_namespaces(setting: str) -> None:
     """A unit that is PID 1 of its own PID namespace, or has other namespaces of its own, starts confined."""
     configure()
