@@ -35,7 +35,7 @@ _LOW = 0xFFFFFFFF  # what the kernel reads of these arguments
 _SCMP_ACT_ALLOW, _SCMP_ACT_EPERM = 0x7FFF0000, 0x00050001
 _SCMP_FLTATR_ACT_BADARCH, _SCMP_CMP_MASKED_EQ = 2, 7
 
-_CALLERS = ("SUDO_UID", "PKEXEC_UID", "DOAS_USER")  # by these sudo(8), pkexec(1) and doas(1) tell who has called them
+_CALLERS = ("SUDO_UID", "PKEXEC_UID", "DOAS_USER")  # how sudo(8), pkexec(1) and doas(1) name their caller
 
 # The further ABIs whose programs a machine may run, by their names in libseccomp; calls by any other are refused
 _ABIS = {"aarch64": (b"arm",), "s390x": (b"s390",), "x86_64": (b"x86", b"x32")}

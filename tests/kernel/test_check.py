@@ -105,7 +105,7 @@ BREAKAGES = {
     "avahi": ("mkdir /run/avahi-daemon; touch /run/avahi-daemon/socket", {"sockets"}),
 }
 RESTRICTIONS = {
-    "caps": {"capabilities", "host"},  # who has CAP_SYS_PTRACE sees all processes
+    "caps": {"capabilities", "host"},  # with CAP_SYS_PTRACE, all processes are visible
     "nnp": {"no_new_privs"},
     "filter": {"keyrings"},
     "request_key": {"keyrings"},
