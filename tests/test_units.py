@@ -102,7 +102,7 @@ HARDENING = {
     "wgns-refresh.service": OUTSIDE,
     "netns@.service": [
         *COMMON,
-        "CapabilityBoundingSet=CAP_SYS_ADMIN",
+        "CapabilityBoundingSet=CAP_NET_ADMIN CAP_SYS_ADMIN",
         "IPAddressDeny=any",
         "PrivateMounts=false",
         "PrivateNetwork=true",
