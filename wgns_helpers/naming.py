@@ -90,7 +90,7 @@ def _write_sysctl(path: str, value: str) -> None:
     except OSError as error:
         raise PermissionRefusedError(
             f'{path} cannot be set to "{value}": {(error.strerror or "").lower()}',
-            "is /proc/sys mounted read-only (ProtectKernelTunables=, a container)?",
+            "is /proc/sys read-only (ProtectKernelTunables=, a container), or CAP_NET_ADMIN missing?",
         ) from None
 
 
