@@ -60,7 +60,7 @@ def holder(seconds: float) -> subprocess.Popen[bytes]:
 def test_a_second_run_waits_and_says_for_whom() -> None:
     """While another process has the namespace's lock, wg-up and wg-down wait; then they go on."""
     shell("ip netns add wg")
-    with holder(1.5) as process:
+    with holder(4) as process:
         done = run("wg-down")
     assert done.returncode == 0
     waits = f"wg-down: waiting for process {process.pid} (python"
@@ -127,7 +127,7 @@ def test_an_ordinary_user_holds_nothing_up() -> None:
     began = time.monotonic()
     for program, name in (("netns-up", "other"), ("wg-down", "wg"), ("netns-down", "wg"), ("netns-down", "other")):
         assert run(program, name).returncode == 0
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30  # a lock would be waited for a minute
     os.killpg(user.pid, signal.SIGKILL)
     user.wait()
 
@@ -162,7 +162,7 @@ def test_the_configuration_is_read_when_the_lock_is_there() -> None:
     config = Path("/etc/wireguard/wg.conf")
     config.write_text(MINIMAL)
     config.chmod(0o600)
-    with holder(1.5):
+    with holder(4):
         with subprocess.Popen([sys.executable, str(ROOT / "bin/wg-up")], stderr=subprocess.PIPE, text=True) as waiting:
             time.sleep(1)
             config.write_text("[Interface]\nMTU = 7\n")
