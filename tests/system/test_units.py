@@ -224,7 +224,7 @@ def test_an_ordinary_user_holds_nothing_up() -> None:
         began = time.monotonic()
         systemctl("reload", "wg@demo.service")
         systemctl("stop", "netns@demo.service")
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 50  # a lock would be waited for a minute
         assert (states(), failed(), guest.leftovers()) == (["inactive"] * 3, [], [])
         assert "demo" not in Path(f"/proc/{left.pid}/net/dev").read_text()  # what is left over has no tunnel
         systemctl("start", "wg@demo.service")
