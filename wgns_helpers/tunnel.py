@@ -1,4 +1,4 @@
-"""A tunnel as immutable values: what is wanted, from config.py, and what is present, from present.py.
+"""A tunnel as immutable values: as config.py reads it from a file, and as present.py finds it in the kernel.
 
 The functions at the end read single values, as strictly as wg(8) and wg-quick(8) or more so; they take a text without
 blanks and raise ValueError(what is wrong[, hint]).

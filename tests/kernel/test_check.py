@@ -363,7 +363,7 @@ def test_a_command_stands_where_it_was_called(confined: None) -> None:
 
 @pytest.mark.wireguard
 def test_whose_the_command_is(confined: None) -> None:
-    """Root's own, that of who has called sudo, pkexec or doas, or of --user; an unknown user is refused."""
+    """The command runs as root, as the caller of sudo, pkexec or doas, or as --user; an unknown user is refused."""
     assert execute("id", "-u").stdout == "0\n"
     assert execute("--user", "daemon", "id", "-un", env=environment()).stdout == "daemon\n"
     assert execute("id", "-G", env=environment()).stdout == "65534\n"
