@@ -37,8 +37,9 @@ MAY_IMPORT = {
     "check": "dns_files errors netns",
     "status": "wg_up config dns_files errors netlink netns present resolve signals tunnel wireguard",
     "refresh": "config diff errors netlink netns resolve signals status tunnel wireguard",
-    "confine": "check errors netns",
-    "cli": "__init__ check confine config errors naming netns refresh resolve signals status tunnel wg_down wg_up",
+    "units": "check errors",
+    "exec": "check errors netns units",
+    "cli": "__init__ check config errors exec naming netns refresh resolve signals status tunnel units wg_down wg_up",
 }
 
 
@@ -70,7 +71,7 @@ def test_wgconfig_and_pyroute2_have_their_place() -> None:
 
 # The modules underneath public ones that import many others, each where it is explained why
 PRIVATE = {"netlink": {"_socket"}, "signals": {"_signal"}}
-PRIVATE |= {"check": {"_socket"}, "confine": {"_signal"}, "naming": {"_socket"}}
+PRIVATE |= {"check": {"_socket"}, "exec": {"_signal"}, "naming": {"_socket"}}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)

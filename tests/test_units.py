@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import ROOT
-from wgns_helpers import check, confine
+from wgns_helpers import check
+from wgns_helpers.exec import _FAMILIES
 
 FILES = sorted([*ROOT.glob("systemd/**/*.*"), *ROOT.glob("wgns_helpers/*.conf")])
 SERVICES = [path for path in FILES if path.name.endswith("service") or path.name == "confined-service.conf"]
@@ -222,7 +223,7 @@ def test_the_check_and_the_drop_in_agree() -> None:
     assert f"CapabilityBoundingSet=~{' '.join(sorted(check.CAPABILITIES))}" in found
     families = [socket.AF_VSOCK, socket.AF_QIPCRTR]
     assert "RestrictAddressFamilies=~AF_VSOCK AF_QIPCRTR" in found
-    assert list(confine._FAMILIES) == families  # noqa: SLF001
+    assert list(_FAMILIES) == families
 
 
 def test_a_stop_starts_python_once() -> None:

@@ -145,14 +145,14 @@ def _wgns(program: str, names: list[str], options: dict[str, str]) -> None:
         raise UsageError("status, check, dropin, exec or refresh is wanted", "wgns --help tells what they do")
     name = checked_link(checked_name(names[0])) if names else ""
     if program == "wgns dropin":
-        from . import confine
+        from . import units
 
         allowed = options["--allow"].split("\n") if "--allow" in options else []
-        _print(confine.for_unit(name, options.get("--unit", ""), allowed))
+        _print(units.for_unit(name, options.get("--unit", ""), allowed))
     elif program == "wgns exec":
-        from . import confine
+        from .exec import execute
 
-        confine.execute(name, options.get("--user", ""), names[1:])
+        execute(name, options.get("--user", ""), names[1:])
     elif program == "wgns refresh":
         from . import refresh
 
@@ -203,9 +203,9 @@ def _process(options: dict[str, str]) -> str:
     if "--unit" in options and "--pid" in options:
         raise UsageError("--unit and --pid: expected one of the two")
     if "--unit" in options:
-        from . import confine
+        from . import units
 
-        return confine.main_process(options["--unit"])
+        return units.main_process(options["--unit"])
     number = options.get("--pid", "self")
     if number != "self" and not (number.isascii() and number.isdecimal()):
         raise UsageError(f"--pid {shown(number)}: expected a number")
