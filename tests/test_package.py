@@ -37,9 +37,11 @@ MAY_IMPORT = {
     "check": "dns_files errors netns",
     "status": "wg_up config dns_files errors netlink netns present resolve signals tunnel wireguard",
     "refresh": "config diff errors netlink netns resolve signals status tunnel wireguard",
-    "units": "check errors",
-    "exec": "check errors netns units",
-    "cli": "__init__ check config errors exec naming netns refresh resolve signals status tunnel units wg_down wg_up",
+    "units": "errors",
+    "confine": "check config errors netns signals units",
+    "exec": "check confine errors netns",
+    "cli": "__init__ check config confine errors exec naming netns "
+    "refresh resolve signals status tunnel units wg_down wg_up",
 }
 
 

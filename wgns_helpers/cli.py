@@ -22,14 +22,20 @@ _OPTIONS = {
     "wg-down": {"--netns": True},
     "wgns status": {"--json": False},
     "wgns check": {"--unit": True, "--pid": True, "--json": False},
-    "wgns dropin": {"--unit": True, "--allow": True},
+    "wgns confine": {"--allow": True, "--print": False},
+    "wgns release": {"--restart": False},
+    "wgns dropin": {"--unit": True, "--allow": True},  # the former name of confine --print
     "wgns exec": {"--user": True},
 }
 _AGAIN = "--allow"  # can be given more than once
-# How many names each program takes; a command is some too
-_NAMES = dict.fromkeys(("netns-up", "netns-down", "wgns dropin"), (1, 1))
-_NAMES |= dict.fromkeys(("wgns", "wg-up", "wg-down", "wgns status", "wgns check", "wgns refresh"), (0, 1))
-_NAMES["wgns exec"] = (2, 1 << 30)
+_ANY = 1 << 30
+# How many names each program takes, at least and at most, and what it expects; a command is some too
+_NAMES = dict.fromkeys(("netns-up", "netns-down", "wgns dropin"), (1, 1, "one NAME"))
+_NAMES |= dict.fromkeys(
+    ("wgns", "wg-up", "wg-down", "wgns status", "wgns check", "wgns refresh"), (0, 1, "at most one NAME")
+)
+_NAMES |= {"wgns exec": (2, _ANY, "NAME and COMMAND"), "wgns confine": (2, _ANY, "TUNNEL and UNIT")}
+_NAMES["wgns release"] = (1, _ANY, "UNIT")
 
 
 def main(program: str) -> None:
@@ -96,10 +102,9 @@ def _parse(program: str, arguments: list[str]) -> tuple[list[str], dict[str, str
     empty = [option for option, value in given.items() if known[option] and not value]
     if empty:
         raise UsageError(f"{empty[0]} needs a value")
-    least, most = _NAMES[program]
+    least, most, expected = _NAMES[program]
     if not least <= len(names) <= most:
-        wanted = "NAME and COMMAND are" if least > 1 else "one NAME is"
-        raise UsageError(f"{wanted} wanted, {len(names)} given", "--help shows the usage")
+        raise UsageError(f"expected {expected}, {len(names)} given", f"{program} --help shows the usage")
     return names, given
 
 
@@ -142,13 +147,27 @@ def _seconds(option: str, value: str) -> int:
 
 def _wgns(program: str, names: list[str], options: dict[str, str]) -> None:
     if program == "wgns":
-        raise UsageError("status, check, dropin, exec or refresh is wanted", "wgns --help tells what they do")
-    name = checked_link(checked_name(names[0])) if names else ""
-    if program == "wgns dropin":
-        from . import units
+        raise UsageError("expected confine, release, status, check, exec or refresh", "wgns --help explains them")
+    if program == "wgns release":
+        from . import confine
 
-        allowed = options["--allow"].split("\n") if "--allow" in options else []
-        _print(units.for_unit(name, options.get("--unit", ""), allowed))
+        confine.release(names, restart="--restart" in options)
+        return
+    name = checked_link(checked_name(names[0])) if names else ""
+    allowed = options["--allow"].split("\n") if "--allow" in options else []
+    if program == "wgns confine":
+        from . import confine
+
+        confine.check_tunnel(name)
+        if "--print" in options:
+            _print(confine.printed(name, names[1:], allowed))
+        else:
+            confine.confine(name, names[1:], allowed)
+    elif program == "wgns dropin":
+        from . import confine
+
+        unit = options.get("--unit", "")
+        _print(confine.printed(name, [unit], allowed) if unit else confine.text(name))
     elif program == "wgns exec":
         from .exec import execute
 

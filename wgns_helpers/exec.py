@@ -12,7 +12,7 @@ import stat
 from contextlib import suppress
 from struct import pack
 
-from . import check, netns, units
+from . import check, confine, netns
 from .errors import Failure, MissingError, PermissionRefusedError, UsageError, shown, system_error, warn
 
 TYPE_CHECKING = False
@@ -166,7 +166,7 @@ def _account(user: str) -> pwd.struct_passwd | None:
 
 def _hide(name: str) -> None:
     """Give this process mounts of its own, as the drop-in has them: another /run, /proc and /sys, and files in /etc."""
-    settings = [line.partition("=")[::2] for line in units.text(name).splitlines()]
+    settings = [line.partition("=")[::2] for line in confine.text(name).splitlines()]
     netns.call("unshare", _CLONE_NEWNS)
     netns.call("mount", b"none", b"/", None, netns.MS_REC | _MS_SLAVE, None)
     sources = _sources([value for key, value in settings if key == "BindReadOnlyPaths"])

@@ -1,99 +1,108 @@
-"""Confined units: the drop-in of a service or a socket, made from confined-*.conf, and what systemd reports."""
+"""Services and sockets: what their files and systemd tell about them."""
 
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+from contextlib import suppress
+from glob import glob
 
-from .check import SOCKETS
-from .errors import Failure, MissingError, UsageError, shown, warn
+from .errors import Failure, MissingError, UsageError, shown
 
+SYSTEM = "/etc/systemd/system"
+
+_FOLDERS = (SYSTEM, "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
+_USER_FOLDERS = ("/etc/systemd/user", "/usr/lib/systemd/user", "/home/*/.config/systemd/user")
+_KINDS = ("service", "socket", "timer", "path", "mount", "automount", "swap", "target", "slice", "scope", "device")
+_NAME = re.compile(r"[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\-]*)?\.(service|socket)")  # systemd.unit(5)
+_STATES = ("Id", "LoadState", "ActiveState", "FragmentPath", "DropInPaths", "MainPID", "TriggeredBy")
 _COMMANDS = ("Condition", "StartPre", "Start", "StartPost", "Reload", "Stop", "StopPost")
-_SEEN = ["Type", "LoadState", "User", "DynamicUser", "PAMName", "KillMode", "FragmentPath", "DropInPaths", "MainPID"]
-_SEEN += [f"Exec{name}Ex" for name in _COMMANDS]
 
 
-def text(name: str, kind: str = "service") -> str:
-    """The settings for a `kind` of unit (service or socket), confined to the tunnel `name`."""
-    path = os.path.join(os.path.dirname(__file__), f"confined-{kind}.conf")
-    with open(path, encoding="utf-8") as file:
-        template = file.read()
-    # No other character of a link's name has to be escaped in a unit's: systemd-escape(1)
-    return template.replace("wg@NAME", "wg@" + name.replace("+", r"\x2b")).replace("NAME", name)
+class Unit:
+    """A service or socket as its files describe it, without a drop-in that confines it, and its state in systemd."""
 
-
-def for_unit(name: str, unit: str, allowed: list[str]) -> str:
-    """The same for a certain unit ("": any service), and what it may see of /run besides. Raises `Failure`."""
-    head, kind, tail = "", "service", ""
-    if unit:
-        unit = unit if "." in unit else f"{unit}.service"
-        kind = unit.rpartition(".")[2]
-        if kind not in ("service", "socket"):
-            raise UsageError(f"{shown(unit)} cannot be confined", "expected a .service or a .socket")
-        known = properties(unit)
-        if known.get("Type") == "dbus":
-            raise Failure(
-                f"{unit} is on the system bus (Type=dbus), which answers from the host's network and is hidden from it",
-                "a drop-in with another Type= and without BusName=, if the service can do without the bus",
-            )
-        if kind == "service" and known:
-            _warn(unit, known)
-            tail = "PIDFile=\n" if os.path.dirname(_pid_file(known)) == "/run" else ""
-        template = "@." in unit
-        wanted = "of its instances the ones that are to start with it" if template else unit
-        again = "" if template else f"; systemctl restart '{unit}'"  # a running service stays where it was until then
-        head = f"# Save as /etc/systemd/system/{unit}.d/wireguard.conf, then:\n"
-        head += f"# systemctl daemon-reload; systemctl add-wants 'wg@{name}.service' '{wanted}'{again}\n"
-    if allowed and kind == "socket":
-        raise UsageError("--allow is for services: a socket unit sees no files")
-    binds = "".join(f"BindPaths={_allowed(path)}\n" for path in allowed)
-    return head + text(name, kind) + binds + tail
-
-
-def _allowed(path: str) -> str:
-    """`path` if a service may see it: below /run, and without a socket that `wgns check` refuses."""
-    path = path.rstrip("/")
-    if not path.startswith("/run/") or ".." in path or any(c.isspace() or c in ':\\"%' for c in path):
-        raise UsageError(f"--allow {shown(path)}: expected a path below /run", "all else is as the unit has it")
-    refused = [socket for socket in SOCKETS if f"{socket}/".startswith(f"{path}/")]
-    if refused:
-        raise UsageError(
-            f"--allow {shown(path)}: {refused[0]} is there, by which the host would look up names",
-            "name what the service needs of it, not the whole",
-        )
-    return path
-
-
-def _warn(unit: str, known: dict[str, str]) -> None:
-    """Name what the drop-in cannot hold."""
-    if known.get("KillMode") in ("process", "none"):
-        left = f"KillMode={known['KillMode']} lets processes go on when the tunnel stops"
-        warn(f"{unit}: {left}", "a drop-in with KillMode=control-group")
-    if known.get("PAMName"):
-        warn(f"{unit}: PAMName={known['PAMName']} lets processes of its session go on when the tunnel stops")
-    privileged = [f"Exec{name}=" for name in _COMMANDS if "flags=privileged" in known.get(f"Exec{name}Ex", "")]
-    if privileged:
-        warn(f"{unit}: + in {', '.join(privileged)} runs commands with all privileges, by which they can leave")
-    if known.get("DynamicUser") != "yes" and known.get("User", "") in ("", "root", "0"):
-        warn(
-            f"{unit} starts as root, which can change files that the host acts on and control processes of users",
-            "User= or DynamicUser=, unless it changes the user itself",
-        )
-
-
-def _pid_file(known: dict[str, str]) -> str:
-    """PIDFile= of the unit's own files: systemd's answer would be that of our drop-in, if the unit has it already."""
-    found = ""
-    for path in [known.get("FragmentPath", ""), *known.get("DropInPaths", "").split()]:
+    def __init__(self, name: str, *, required: bool = True) -> None:
+        """Read it. Raises `UsageError` for another kind of unit, `MissingError` for an unknown one, if `required`."""
+        name = name if name.rpartition(".")[2] in _KINDS and "." in name else f"{name}.service"
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"{shown(name)} cannot be confined", "expected a .service or a .socket")
         try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                lines = file.read().splitlines()
-        except OSError:
-            continue
-        if not any(line.startswith("NetworkNamespacePath=/run/netns/") for line in lines):
-            values = [line.partition("=")[2].strip() for line in lines if line.partition("=")[0].strip() == "PIDFile"]
-            found = values[-1] if values else found
-    found = found.replace("%t", "/run")
-    return found if found.startswith("/") or not found else f"/run/{found}"
+            self.state = properties(name)
+        except MissingError:
+            if required:
+                raise
+            self.state = {}
+        self.template = "@." in name
+        self.name = name if self.template else self.state.get("Id") or name  # not an alias
+        self.stem, _, self.kind = self.name.rpartition(".")
+        self.prefix, _, self.instance = self.stem.partition("@")
+        self.path = f"{SYSTEM}/{self.name}.d/wireguard.conf"
+        self.runs = is_running(self.state)
+        self._settings: dict[str, list[str]] = {}
+        self.files = self._files() if required else []
+        for path in self.files:
+            self._read(path)
+        self.triggers = self.state.get("TriggeredBy", "").split() if self.state else self._triggers()
+
+    def _triggers(self) -> list[str]:
+        """What starts a service, as far as files tell."""
+        kinds = ("socket", "timer", "path") if self.kind == "service" else ()
+        names = [*self.each("Sockets"), *(f"{self.stem}.{kind}" for kind in kinds)]
+        return [name for name in names if any(os.path.exists(f"{folder}/{name}") for folder in _FOLDERS)]
+
+    def _files(self) -> list[str]:
+        if self.state:
+            return [self.state["FragmentPath"], *self.state["DropInPaths"].split()]
+        template = f"{self.prefix}@.{self.kind}"
+        names = [self.name, template] if "@" in self.stem else [self.name]
+        found = [f"{folder}/{name}" for name in names for folder in _FOLDERS if os.path.exists(f"{folder}/{name}")]
+        if not found:
+            raise MissingError(f"there is no unit {shown(self.name)}", f"in none of {', '.join(_FOLDERS)}")
+        return found[:1] + [path for name in names for folder in _FOLDERS for path in glob(f"{folder}/{name}.d/*.conf")]
+
+    def _read(self, path: str) -> None:
+        """Take in the settings of one file; an empty one takes back what came before it (systemd.syntax(7))."""
+        lines = read(path).replace("\\\n", " ").splitlines()
+        if path == self.path or any(line.startswith("NetworkNamespacePath=/run/netns/") for line in lines):
+            return
+        for line in lines:
+            key, equals, value = (part.strip() for part in line.partition("="))
+            if equals and not key.startswith(("#", ";", "[")):
+                self._settings[key] = [*self._settings.get(key, ()), value] if value else []
+
+    def each(self, key: str) -> list[str]:
+        """The values of a setting that is a list; blanks separate them."""
+        return [word for value in self._settings.get(key, ()) for word in re.findall(r'(?:"[^"]*"|\S)+', value)]
+
+    def one(self, key: str) -> str:
+        """The value of a setting that counts, the last one."""
+        return (self._settings.get(key) or [""])[-1]
+
+    def yes(self, key: str) -> bool:
+        """Whether a boolean setting is on (systemd.syntax(7))."""
+        return self.one(key).lower() in ("1", "yes", "y", "true", "t", "on")
+
+    def privileged(self) -> list[str]:
+        """The settings whose commands keep all privileges, by a + in front of the path (systemd.service(5))."""
+        keys = [f"Exec{name}" for name in _COMMANDS]
+        return [k for k in keys if any(re.match(r"[@:!|-]*\+", value) for value in self._settings.get(k, ()))]
+
+    def place(self, value: str) -> str:
+        """The path in a setting: without prefixes, with specifiers, and below /run if by /var/run."""
+        path = value.strip('"').lstrip("-+:").partition(":")[0]
+        for specifier, text in (("%t", "/run"), ("%p", self.prefix), ("%N", self.stem), ("%i", self.instance)):
+            path = path.replace(specifier, text)
+        path = os.path.normpath(path)
+        return path[4:] if f"{path}/".startswith("/var/run/") else path
+
+
+def read(path: str) -> str:
+    """The text of a file, empty where there is none."""
+    with suppress(FileNotFoundError, NotADirectoryError), open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+    return ""
 
 
 def main_process(unit: str) -> str:
@@ -105,17 +114,41 @@ def main_process(unit: str) -> str:
     return number
 
 
-def properties(unit: str) -> dict[str, str]:
-    """What systemd knows of a unit; empty, with a warning, where no systemd runs (an image, a container)."""
-    import subprocess
+def systemctl(*arguments: str, check: bool = False) -> int:
+    """Have systemd do something; the exit status. With `check`, raises `Failure` unless that is 0.
 
-    asked = ["systemctl", "show", f"--property={','.join(_SEEN)}", "--", unit.replace("@.", "@instance.")]
-    try:
-        done = subprocess.run(asked, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        warn(f"systemd does not answer: {unit} could not be looked at")
+    Where no systemd runs (an image, a container), there is nothing to do, and nothing is active.
+    """
+    if not os.path.isdir("/run/systemd/system"):
+        return 0 if check else 1
+    done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise Failure(f"systemctl {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.returncode
+
+
+def properties(unit: str) -> dict[str, str]:
+    """What systemd knows of a unit; empty where no systemd runs."""
+    if not os.path.isdir("/run/systemd/system"):
         return {}
+    asked = ["systemctl", "show", f"--property={','.join(_STATES)}", "--", unit.replace("@.", "@instance.")]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failure(f"systemctl show {shown(unit)}: {done.stderr.strip()}")
     found = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
-    if found.get("LoadState") == "not-found":
+    users = [path for folder in _USER_FOLDERS for path in glob(f"{folder}/{unit}")]
+    if found["LoadState"] == "not-found" and users:
+        raise Failure(
+            f"{unit} is a unit of the user manager, which cannot join a namespace",
+            "a unit with User= in /etc/systemd/system, or wgns exec",
+        )
+    if found["LoadState"] == "not-found":
         raise MissingError(f"systemd knows no {shown(unit)}", "systemctl list-unit-files")
+    if found["LoadState"] not in ("loaded", "merged"):
+        raise Failure(f"{unit} cannot be loaded: {found['LoadState']}", f"systemctl status {unit}")
     return found
+
+
+def is_running(state: dict[str, str]) -> bool:
+    """Whether a unit with this state has been started and has not ended."""
+    return state.get("ActiveState") in ("active", "activating", "reloading", "refreshing")

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from tests.support import ROOT
 from wgns_helpers import cli, netlink, netns
 from wgns_helpers.errors import system_error
 
@@ -55,7 +56,7 @@ def start(program: str, *arguments: str, said: int | None = None, steps: int = 2
     if not child:
         try:
             os.dup2(os.open(os.devnull, os.O_RDWR) if said is None else said, 2)
-            sys.argv = [program, *arguments]
+            sys.argv = [str(ROOT / "bin" / program), *arguments]
             _replace(fault, steps)
             cli.main(program)
         finally:

@@ -1,0 +1,346 @@
+"""`wgns confine` and `wgns release`: the drop-in of a unit, and the link by which the unit starts with its tunnel.
+
+What a unit needs is read from its own files: systemctl show would mix in the drop-in that it has already.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from glob import glob
+
+from . import config, netns, signals
+from .check import SOCKETS
+from .errors import ConfigError, Failure, PermissionRefusedError, UsageError, say, shown, warn
+from .units import SYSTEM, Unit, is_running, properties, read, systemctl
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # of the check, in confined-service.conf
+_MARK = "# Written by wgns confine"
+_SETTLE = 1.0  # seconds for which a daemon that has started has to stay up
+_ROOT_HINT = "BindReadOnlyPaths=/usr /lib /lib64 in the unit"
+
+
+def text(name: str, kind: str = "service") -> str:
+    """The settings for a `kind` of unit (service or socket), confined to the tunnel `name`."""
+    template = read(os.path.join(os.path.dirname(__file__), f"confined-{kind}.conf"))
+    return template.replace("wg@NAME", f"wg@{_escaped(name)}").replace("NAME", name)
+
+
+def _escaped(name: str) -> str:
+    """The name in a unit's; no other character of a link's name has to be escaped (systemd-escape(1))."""
+    return name.replace("+", r"\x2b")
+
+
+def tunnel_unit(name: str) -> str:
+    """The unit of a tunnel: wg.service has the one called wg where that is enabled or active."""
+    if name == "wg" and (glob(f"{SYSTEM}/*.wants/wg.service") or not systemctl("is-active", "wg.service")):
+        return "wg.service"
+    return f"wg@{_escaped(name)}.service"
+
+
+def drop_in(name: str, unit: Unit, allowed: list[str]) -> str:
+    """What confines `unit` to the tunnel `name` and lets it see `allowed` of /run besides. Raises `Failure`."""
+    head = f"{_MARK} {name} {unit.name}; wgns release {unit.name} removes it.\n"
+    settings = text(name, unit.kind).replace(f"wg@{_escaped(name)}.service", tunnel_unit(name))
+    if unit.kind == "socket":
+        if allowed:
+            raise UsageError("--allow is for services: a socket unit sees no files")
+        return head + settings
+    _refuse_or_warn(unit)
+    program = shutil.which("wgns", path=_PATH)
+    if not program:
+        program = os.path.abspath(sys.argv[0])
+        warn(f"{program} is in none of {_PATH}: can the unit's user execute it?", "install it for all users")
+    settings = settings.replace(" wgns check", f" {program} check")
+    before = [line for key in ("BindPaths", "BindReadOnlyPaths") for line in _without_sockets(unit, key)]
+    allowed = [_allowed(path) for path in allowed]
+    after = [f"BindPaths={path}" for path in allowed] + _of_run(name, unit, allowed)
+    if unit.each("NoExecPaths"):
+        python = os.path.realpath(sys.executable)
+        after.append(f"ExecPaths=/usr/bin/env {program} {python} -/usr/lib -/lib -/lib64")
+    resets = "\n".join(["[Service]", *before, "", ""]) if before else ""
+    return head + resets + settings + "".join(f"{line}\n" for line in after)
+
+
+def _without_sockets(unit: Unit, key: str) -> list[str]:
+    """The settings that leave out of a list what would bring sockets of /run back that look up names in the host.
+
+    systemd would mount /run itself in place of our TemporaryFileSystem=/run, and /:/host would show it below /host.
+    """
+    binds = unit.each(key)
+    refused = [bind for bind in binds if _socket_in(unit.place(bind))]
+    if not refused:
+        return []
+    warn(f"{unit.name}: {key}={' '.join(refused)} is left out: the host would look up names by its sockets")
+    kept = [bind for bind in binds if bind not in refused]
+    return [f"# Without {' '.join(refused)}, which shows sockets of the host", *(f"{key}={b}" for b in ["", *kept])]
+
+
+def _of_run(name: str, unit: Unit, allowed: list[str]) -> list[str]:
+    """The settings for what the unit itself needs of /run; `Failure` for a folder that others have, too."""
+    own = f"/run/{unit.prefix}"
+    visible = [*allowed, *(f"/run/{folder}" for folder in unit.each("RuntimeDirectory"))]
+    paths = [path for key in ("ReadWritePaths", "ReadOnlyPaths") for path in unit.each(key)]
+    needed = [unit.place(path) for path in paths if not path.startswith("-")]
+    # systemd looks for this file in the host
+    pid_folder = os.path.dirname(os.path.join("/run", unit.place(unit.one("PIDFile") or "/")))
+    needed += [pid_folder] + [own] * os.path.isdir(own)  # tmpfiles.d(5) may make the folder
+    lines = ["PIDFile="] if pid_folder == "/run" else []
+    for path in needed:
+        if not path.startswith("/run/") or any(f"{path}/".startswith(f"{folder}/") for folder in visible):
+            continue
+        if not f"{path}/".startswith(f"{own}/") or _socket_in(own):
+            hint = f"wgns confine {name} {unit.name} --allow {path}"
+            raise Failure(f"{unit.name} needs {path}, and the host's /run is hidden from it", hint)
+        lines.append(f"BindPaths=-{own}")
+        visible.append(own)
+    return lines
+
+
+def _socket_in(path: str) -> str:
+    """The socket by which the host would look up names and that `path` shows; empty for none."""
+    return next((s for s in SOCKETS if s.startswith("/run/") and f"{s}/".startswith(f"{path.rstrip('/')}/")), "")
+
+
+def _allowed(path: str) -> str:
+    """`path` if a service may see it: below /run, and without a socket that `wgns check` refuses."""
+    path = path.rstrip("/")
+    if not path.startswith("/run/") or ".." in path or any(c.isspace() or c in ':\\"%' for c in path):
+        raise UsageError(f"--allow {shown(path)}: expected a path below /run", "all else is as the unit has it")
+    if _socket_in(path):
+        raise UsageError(
+            f"--allow {shown(path)}: {_socket_in(path)} is there, by which the host would look up names",
+            "name what the service needs of it, not the whole",
+        )
+    return path
+
+
+def _refuse_or_warn(unit: Unit) -> None:
+    """Refuse what cannot work, and name what the drop-in cannot hold."""
+    name = unit.name
+    if (unit.one("Type") or ("dbus" if unit.one("BusName") else "")) == "dbus":
+        raise Failure(
+            f"{name} is on the system bus (Type=dbus), which answers from the host's network and is hidden from it",
+            "a drop-in with another Type= and without BusName=, if the service can do without the bus",
+        )
+    root = unit.place(unit.one("RootDirectory") or "/")
+    lacks = "which lacks" if os.path.isdir(root) and not os.path.exists(f"{root}/usr/bin/env") else "which needs"
+    of_root = f"{name} has another root, {lacks} /usr/bin/env, wgns and its Python for the check"
+    binds = [unit.place(bind) for key in ("BindPaths", "BindReadOnlyPaths") for bind in unit.each(key)]
+    if lacks == "which lacks" and "/usr" not in binds:
+        raise Failure(of_root, _ROOT_HINT)
+    if root != "/" or unit.one("RootImage"):
+        warn(of_root, _ROOT_HINT)
+    if unit.one("KillMode") in ("process", "none"):
+        left = f"KillMode={unit.one('KillMode')} lets processes go on when the tunnel stops"
+        warn(f"{name}: {left}", "a drop-in with KillMode=control-group")
+    if unit.one("PAMName"):
+        warn(f"{name}: PAMName={unit.one('PAMName')} lets processes of its session go on when the tunnel stops")
+    if unit.privileged():
+        listed = "=, ".join(unit.privileged())
+        warn(f"{name}: + in {listed}= runs commands with all privileges, by which they can leave")
+    if not unit.yes("DynamicUser") and unit.one("User") in ("", "root", "0"):
+        warn(
+            f"{name} starts as root, which can change files that the host acts on and control processes of users",
+            "User= or DynamicUser=, unless it changes the user itself",
+        )
+
+
+def confine(name: str, names: list[str], allowed: list[str]) -> None:
+    """Confine units to the tunnel `name`, restart those that run, and prove that they are confined.
+
+    Until systemd has read the new files, a failure or a signal leaves everything as it was. After that the units stay
+    confined, whatever happens: a service that does not start is down, and not on the open network. Raises `Failure`.
+    """
+    units = _units(names, name)
+    _check_pairs(name, units)
+    changes: dict[str, str] = {}
+    for unit in units:
+        changes |= dict.fromkeys(_links(unit), "")
+        changes |= {_link(name, unit): f"-> {unit.files[0]}"} if _starts_with_tunnel(unit) else {}
+        changes[unit.path] = drop_in(name, unit, allowed)
+    changes = {path: content for path, content in changes.items() if _content(path) != content}
+    _apply(changes)
+    for unit in units:
+        already = "already " if unit.path not in changes else ""
+        starts = f"starts with {tunnel_unit(name)}" if _starts_with_tunnel(unit) else "is started as before"
+        say(f"{unit.name} is {already}confined to {shown(name)} and {starts}")
+    _restart(name, [unit for unit in units if unit.path in changes or not _is_inside(name, unit)])
+    tunnel = tunnel_unit(name)
+    if not glob(f"{SYSTEM}/*.wants/{tunnel}"):
+        warn(f"{tunnel} is not enabled: nothing starts it at boot", f"systemctl enable --now {tunnel}")
+
+
+def release(names: list[str], *, restart: bool) -> None:
+    """Remove what `confine` has written; with `restart`, restart what runs on the open network. Raises `Failure`."""
+    for unit in _units(names, required=False):
+        changes = dict.fromkeys([*_links(unit), *[unit.path] * os.path.exists(unit.path)], "")
+        if not changes:
+            say(f"{unit.name} is not confined")
+            continue
+        _apply(changes)
+        say(f"{unit.name} uses the host's open network from its next start on")
+        if unit.runs and restart:
+            systemctl("restart", unit.name, check=True)
+            say(f"{unit.name} has been restarted on the open network")
+        elif unit.runs:
+            say(f"{unit.name} stays where it is until then", f"systemctl restart {unit.name}")
+
+
+def printed(name: str, names: list[str], allowed: list[str]) -> str:
+    """The drop-ins that `confine` would write, with the commands in comments. Raises `Failure`."""
+    lines = ""
+    for unit in _units(names, name):
+        helper = f"wg-confined@{_escaped(name)}.service"
+        link = [f"systemctl add-wants '{helper}' '{unit.name}'"] * _starts_with_tunnel(unit)
+        restart = [f"systemctl restart '{unit.name}'"] * (not unit.template)  # it runs on where it is until then
+        commands = "; ".join(["systemctl daemon-reload", *link, *restart])
+        lines += f"# Save as {unit.path}, then:\n# {commands}\n{drop_in(name, unit, allowed)}"
+    return lines
+
+
+def _units(names: list[str], name: str = "TUNNEL", *, required: bool = True) -> list[Unit]:
+    if os.path.exists("/etc/NIXOS"):
+        option = f'systemd.services.{names[0].partition(".")[0]}.wireguardTunnel = "{name}";'
+        raise PermissionRefusedError("the configuration of NixOS writes its units", option)
+    units = {unit.name: unit for unit in (Unit(each, required=required) for each in names)}
+    for unit in units.values():
+        if os.path.exists(unit.path) and _MARK not in read(unit.path):
+            raise Failure(f"{unit.path} was not written by wgns confine: left as it is", "remove or rename it")
+    return list(units.values())
+
+
+def check_tunnel(name: str) -> None:
+    """Refuse a tunnel that nobody has configured. Raises `ConfigError`."""
+    path = config.path_of(name)
+    if not os.path.exists(path) and systemctl("is-active", tunnel_unit(name)):
+        raise ConfigError(f"there is no tunnel {shown(name)}: no {path}", f"install -m 600 PROVIDER.conf {path}")
+
+
+def _check_pairs(name: str, units: list[Unit]) -> None:
+    """Refuse a socket without its service and a service without its sockets: one of them would be in the host."""
+    chosen = {unit.name for unit in units}
+    for unit in units:
+        if unit.kind == "socket":
+            others = [unit.one("Service") or f"{unit.stem}{'@' * unit.yes('Accept')}.service"]
+        else:
+            others = [each for each in unit.triggers if each.endswith(".socket")]
+        missing = [each for each in others if each not in chosen and confined_to(each) != name]
+        if missing:
+            raise Failure(
+                f"{unit.name} belongs together with {', '.join(missing)}, which would stay in the host's network",
+                f"wgns confine {name} {' '.join(dict.fromkeys([*chosen, *missing]))}",
+            )
+
+
+def confined_to(unit: str) -> str:
+    """The tunnel that a unit is confined to by `confine`; empty for none."""
+    lines = read(f"{SYSTEM}/{unit}.d/wireguard.conf").splitlines()
+    return next((line.removeprefix(_MARK).split()[0] for line in lines if line.startswith(_MARK)), "")
+
+
+def _starts_with_tunnel(unit: Unit) -> bool:
+    """Whether the tunnel starts the unit: not a template, not what ends by itself, nor what something else starts."""
+    ends = unit.one("Type") == "oneshot" and not unit.yes("RemainAfterExit")
+    return not (unit.template or ends or unit.triggers)
+
+
+def _link(name: str, unit: Unit) -> str:
+    return f"{SYSTEM}/wg-confined@{_escaped(name)}.service.wants/{unit.name}"
+
+
+def _links(unit: Unit) -> list[str]:
+    """The links by which tunnels start the unit."""
+    tunnels = ("wg-confined@*", "wg@*", "wg")
+    return [path for each in tunnels for path in glob(f"{SYSTEM}/{each}.service.wants/{unit.name}")]
+
+
+def _restart(name: str, units: list[Unit]) -> None:
+    """Restart those that run, in one transaction, since a socket does not start beside its running service."""
+    for unit in units:
+        if not unit.state:
+            say(f"systemd does not run here: {unit.name} is confined when it starts")
+        elif unit.template:
+            say(f"instances of {unit.name} that run are confined when they start again")
+        elif not unit.runs:
+            say(f"{unit.name} does not run now")
+    running = [unit for unit in units if unit.runs and not unit.template]
+    if not running:
+        return
+    refused = systemctl("restart", *(unit.name for unit in running))
+    time.sleep(_SETTLE)
+    for unit in running:
+        _prove(name, unit.name, started=not refused)
+
+
+def _prove(name: str, unit: str, *, started: bool) -> None:
+    back = f"journalctl -eu {unit} has its messages; wgns release --restart {unit} takes it back to the open network"
+    state = properties(unit)
+    if not started or not is_running(state):
+        raise Failure(f"{unit} is confined, but does not run: {state['ActiveState']}", back)
+    if state["MainPID"] != "0":
+        argv = [sys.executable, os.path.abspath(sys.argv[0]), "check", name, "--unit", unit]
+        check = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if check.returncode:
+            raise Failure(check.stderr.partition(": ")[2].partition("\n")[0], back)
+    say(f"{unit} runs confined")
+
+
+def _is_inside(name: str, unit: Unit) -> bool:
+    """Whether a unit that runs is in the tunnel's namespace already."""
+    process = unit.state.get("MainPID", "0")
+    with suppress(OSError):
+        return process == "0" or netns.own(process) == netns.pinned(name)
+    return False
+
+
+def _content(path: str) -> str:
+    """What a path has: text, a symlink as "-> TARGET", or nothing."""
+    return f"-> {os.readlink(path)}" if os.path.islink(path) else read(path)
+
+
+def _apply(changes: dict[str, str]) -> None:
+    """Give paths other content (see `_content`) and have systemd read it; after a failure, all is as it was."""
+    if not changes:
+        return
+    former = {path: _content(path) for path in changes}
+    os.umask(0o022)
+    signals.hold()
+    try:
+        for path, content in changes.items():
+            _put(path, content)
+            signals.check()
+        systemctl("daemon-reload", check=True)
+    except BaseException:
+        for path, content in former.items():
+            try:
+                _put(path, content)
+            except OSError as error:
+                warn(f"{path} could not be put back: {os.strerror(error.errno or 0).lower()}")
+        systemctl("daemon-reload")
+        raise
+    signals.release()
+
+
+def _put(path: str, content: str) -> None:
+    """Give a path other content in one step: half a drop-in would not confine."""
+    folder, new = os.path.dirname(path), f"{path}.new"  # which systemd does not read
+    with suppress(FileNotFoundError):
+        os.unlink(new)
+    if not content:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        with suppress(OSError):  # something else is in it
+            os.rmdir(folder)
+        return
+    os.makedirs(folder, exist_ok=True)
+    if content.startswith("-> "):
+        os.symlink(content.removeprefix("-> "), new)
+    else:
+        with open(new, "w", encoding="utf-8") as file:
+            file.write(content)
+    os.rename(new, path)
