@@ -260,7 +260,7 @@ def _links(unit: Unit) -> list[str]:
 
 
 def _restart(name: str, units: list[Unit]) -> None:
-    """Restart those that run, in one transaction, since a socket does not start beside its running service."""
+    """Restart those that run, together, since a socket does not start beside its running service."""
     for unit in units:
         if not unit.state:
             say(f"systemd does not run here: {unit.name} is confined when it starts")
@@ -271,7 +271,10 @@ def _restart(name: str, units: list[Unit]) -> None:
     running = [unit for unit in units if unit.runs and not unit.template]
     if not running:
         return
-    refused = systemctl("restart", *(unit.name for unit in running))
+    # Not restart, which leaves a unit running where it is if its tunnel fails
+    chosen = [unit.name for unit in running]
+    systemctl("stop", *chosen, check=True)
+    refused = systemctl("start", *chosen)
     time.sleep(_SETTLE)
     for unit in running:
         _prove(name, unit.name, started=not refused)
