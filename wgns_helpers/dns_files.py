@@ -99,7 +99,6 @@ def publish(namespace: str) -> None:
     """
     path, target = f"{ETC}/{namespace}", f"{DIRECTORY}/{namespace}"
     try:
-        _clear_former(path, namespace)
         if not os.path.islink(path) or os.readlink(path) != target:
             make_folder(ETC)
             os.symlink(target, path)
@@ -118,24 +117,6 @@ def unpublish(namespace: str) -> None:
             os.unlink(path)
     except OSError:
         pass  # there is none, or /etc is read-only: it leads nowhere, and the next netns-up takes it over
-
-
-def _clear_former(path: str, link: str) -> None:
-    """Remove the folder in /etc that version 0.1 wrote, if it holds what that wrote and nothing else."""
-    if os.path.islink(path) or not os.path.isdir(path):
-        return
-    import hashlib
-
-    for name in FILES:
-        first, _, body = (read(f"{path}/{name}") or b"").partition(b"\n")
-        digest = hashlib.blake2s(body, digest_size=16).hexdigest()
-        mark = f"# written by wg-up {link}, removed by wg-down {link}; {digest}".encode()
-        if first in (mark, mark + b"; with its folder"):
-            os.unlink(f"{path}/{name}")
-    if not os.listdir(path):
-        os.rmdir(path)
-    if os.listdir(ETC) == [".made-by-wg-up"]:
-        os.unlink(f"{ETC}/.made-by-wg-up")
 
 
 def _resolv_conf(tunnel: Tunnel) -> bytes:
