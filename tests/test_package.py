@@ -70,8 +70,7 @@ def test_wgconfig_and_pyroute2_have_their_place() -> None:
 
 
 # The modules underneath public ones that import many others, each where it is explained why
-PRIVATE = {"netlink": {"_socket"}, "signals": {"_signal"}}
-PRIVATE |= {"check": {"_socket"}, "exec": {"_signal"}, "naming": {"_socket"}}
+PRIVATE = {"naming": {"_socket"}, "netlink": {"_socket"}, "signals": {"_signal"}}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
