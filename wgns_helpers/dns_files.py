@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .tunnel import Tunnel
 
-FILES = ("nsswitch.conf", "resolv.conf")
+FILES = ("resolv.conf", "nsswitch.conf")
 ETC = "/etc/netns"  # where ip-netns(8) and podman look for the files of a namespace
 _SIZE_LIMIT = 1 << 16  # bytes; a larger file is not ours
 
