@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "wg_up": "dns_files diff errors netlink netns present resolve signals wg_down tunnel wireguard",
     "check": "dns_files errors netns",
     "status": "wg_up config dns_files errors netlink netns present resolve signals tunnel wireguard",
-    "refresh": "config diff errors netlink netns resolve signals status tunnel wireguard",
+    "refresh": "config errors netlink netns resolve signals status tunnel wireguard",
     "units": "check errors",
     "exec": "check errors netns units",
     "cli": "__init__ check config errors exec naming netns refresh resolve signals status tunnel units wg_down wg_up",
