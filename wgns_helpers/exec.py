@@ -10,7 +10,6 @@ import ctypes
 import os
 import pwd
 import signal
-import stat
 from struct import pack
 
 from . import check, netns, units
@@ -111,8 +110,7 @@ def _become(account: pwd.struct_passwd) -> None:
     os.initgroups(account.pw_name, account.pw_gid)
     os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
     os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
-    names = {"HOME": account.pw_dir, "USER": account.pw_name, "LOGNAME": account.pw_name, "SHELL": account.pw_shell}
-    os.environ.update(names)
+    os.environ.update(HOME=account.pw_dir, USER=account.pw_name, LOGNAME=account.pw_name, SHELL=account.pw_shell)
 
 
 def _account(user: str) -> pwd.struct_passwd | None:
@@ -139,16 +137,18 @@ def _hide(name: str) -> None:
     sources = _sources([value for key, value in settings if key == "BindReadOnlyPaths"])
     _mount("tmpfs", "/run", _MS_NOSUID | _MS_NODEV, "mode=755")
     umask = os.umask(0o022)  # the command's user has to get there
-    for target, descriptor in sources.items():
+    for target, source in sources.items():
         if target.startswith("/run/"):
             os.makedirs(os.path.dirname(target), exist_ok=True)
-            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            if os.path.isdir(source):
                 os.mkdir(target)
             else:
-                os.close(os.open(target, os.O_CREAT | os.O_EXCL, 0o644))
-        if os.path.exists(target):  # a C library without nsswitch.conf needs none
-            _mount(f"/proc/self/fd/{descriptor}", target, netns.MS_BIND | netns.MS_REC)
+                os.mknod(target, 0o644)
+        if os.path.exists(target):
+            _mount(source, target, netns.MS_BIND | netns.MS_REC)
             _mount("none", target, netns.MS_BIND | _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID)
+        elif os.path.basename(target) != "nsswitch.conf":  # a C library that has none needs none
+            raise MissingError(f"{target} does not exist, so the tunnel's cannot be mounted there", f"touch {target}")
     os.umask(umask)
     sealed = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
     for path in [value.removeprefix("-") for key, value in settings if key == "InaccessiblePaths"]:
@@ -160,18 +160,13 @@ def _hide(name: str) -> None:
     _mount("none", "/proc/sys", netns.MS_BIND | _MS_REMOUNT | _MS_RDONLY | sealed)
 
 
-def _sources(binds: list[str]) -> dict[str, int]:
-    """Open the sources of the bind mounts, by their targets, before a new /run hides them."""
+def _sources(binds: list[str]) -> dict[str, str]:
+    """The sources of the bind mounts, by their targets. Opens them: a new /run hides their names."""
     found = {}
     for bind in binds:
         source, _, target = bind.removeprefix("-").partition(":")
         if os.path.exists(source) or not bind.startswith("-"):
-            found[os.path.realpath(target or source)] = os.open(source, os.O_PATH)
-    resolv_conf = os.path.realpath("/etc/resolv.conf")
-    if not os.path.exists(resolv_conf) and not resolv_conf.startswith("/run/"):
-        raise MissingError(
-            "/etc/resolv.conf does not exist, so the tunnel's cannot be mounted there", "touch /etc/resolv.conf"
-        )
+            found[os.path.realpath(target or source)] = f"/proc/self/fd/{os.open(source, os.O_PATH)}"
     return found
 
 
