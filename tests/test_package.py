@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "refresh": "config errors netlink netns resolve signals status tunnel wireguard",
     "units": "check errors",
     "exec": "check errors netns units",
-    "cli": "__init__ check config errors exec naming netns refresh resolve signals status tunnel units wg_down wg_up",
+    "cli": "__init__ check config errors exec naming netns refresh resolve signals status units wg_down wg_up",
 }
 
 

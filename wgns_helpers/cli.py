@@ -10,10 +10,6 @@ from . import __version__, signals
 from .errors import ERROR, Failure, UsageError, say, shown, system_error
 from .netns import checked_link, checked_name
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from .tunnel import Tunnel
-
 # How many names each program takes, a command counting as some, and its options, with = if they take a value
 _PROGRAMS = {
     "netns-up": (1, 1, ""),
@@ -118,14 +114,13 @@ def _wg(program: str, name: str, options: dict[str, str]) -> None:
         return
     from . import config, resolve, wg_up
 
-    def load() -> Tunnel:
-        return config.load(options.get("--config", config.path_of(link)), options.get("--private-key", ""))
-
+    file, private_key = options.get("--config", config.path_of(link)), options.get("--private-key", "")
     if "--dry-run" in options:
-        _print("".join(f"{step}\n" for step in wg_up.plan(link, namespace, load())))
+        steps = wg_up.plan(link, namespace, config.load(file, private_key))
+        _print("".join(f"{step}\n" for step in steps))
     else:
         resolving, shaking = _seconds(options, "--resolve-timeout"), _seconds(options, "--wait-handshake")
-        wg_up.up(link, namespace, lambda: resolve.ready(load(), resolving), shaking)
+        wg_up.up(link, namespace, lambda: resolve.ready(config.load(file, private_key), resolving), shaking)
 
 
 def _seconds(options: dict[str, str], option: str) -> int:
