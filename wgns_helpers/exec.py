@@ -55,7 +55,10 @@ def execute(name: str, user: str, command: list[str]) -> None:
     os.closerange(3, max(map(int, os.listdir("/proc/self/fd"))) + 1)  # descriptors can be above the present limit
     _restrict()
     if account:
-        _become(account)
+        os.initgroups(account.pw_name, account.pw_gid)
+        os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
+        os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
+        os.environ.update(HOME=account.pw_dir, USER=account.pw_name, LOGNAME=account.pw_name, SHELL=account.pw_shell)
     try:
         os.chdir(folder)  # by its name and as the user: its former place would still show the host's /run
     except OSError:
@@ -104,13 +107,6 @@ def _restrict() -> None:
 def _condition(argument: int, value: int) -> bytes:
     """That the lower half of an argument has this value, as struct scmp_arg_cmp."""
     return pack("=IiQQ", argument, _SCMP_CMP_MASKED_EQ, _LOW, value)
-
-
-def _become(account: pwd.struct_passwd) -> None:
-    os.initgroups(account.pw_name, account.pw_gid)
-    os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
-    os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
-    os.environ.update(HOME=account.pw_dir, USER=account.pw_name, LOGNAME=account.pw_name, SHELL=account.pw_shell)
 
 
 def _account(user: str) -> pwd.struct_passwd | None:
