@@ -43,8 +43,8 @@ class CommandError(Failure):
 def execute(name: str, user: str, command: list[str]) -> None:
     """Become `command`, confined to the tunnel `name`, as `user` ("": who called sudo, or the caller).
 
-    Confines this process first, and then has `wgns check` prove that before it executes anything. Raises `Failure` or
-    OSError; nothing has changed then but this process itself.
+    Confines this process, proves that as `wgns check` does, and only then executes the command. Raises `Failure` or
+    OSError; nothing but this process itself has changed then.
     """
     account = _account(user)
     descriptor = netns.open_namespace(name)
@@ -64,9 +64,9 @@ def execute(name: str, user: str, command: list[str]) -> None:
     except OSError:
         os.chdir("/")
         warn(f"{folder} cannot be entered: the command starts in /")
-    for point, holds, found in check.points(name):
+    for point, holds, reason in check.points(name):
         if holds is False:
-            raise PermissionRefusedError(f'not confined to "{name}": {point}: {found}', "nothing was executed")
+            raise PermissionRefusedError(f'not confined to "{name}": {point}: {reason}', "nothing was executed")
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
         signal.signal(number, signal.SIG_DFL)
     try:
