@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support import MINIMAL, PRESHARED, PRIVATE, PUBLIC, PUBLIC2, assert_no_key
 from wgns_helpers import config
 from wgns_helpers.errors import ConfigError, Failure, MissingError
-from wgns_helpers.tunnel import Network, Peer, Route, Tunnel, network
+from wgns_helpers.tunnel import Endpoint, Network, Peer, Route, Tunnel, network
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +83,16 @@ def test_every_key(tmp_path: Path) -> None:
 def test_white_space_does_not_matter(tmp_path: Path, newline: str) -> None:
     """Windows line ends, empty lines and blanks at the edges change nothing."""
     assert load(tmp_path, MINIMAL.replace("\n", newline)) == load(tmp_path, MINIMAL)
+
+
+def test_endpoints_alone(tmp_path: Path) -> None:
+    """`wgns refresh` gets the public keys and the endpoints, and no secret: a missing key file is no failure."""
+    path = tmp_path / "wg.conf"
+    path.write_text(FULL.replace(f"PRIVATEKEY={PRIVATE}", "PrivateKeyFile = missing"))
+    first, second = config.load_endpoints(str(path)).peers
+    assert first == Peer(b64(PUBLIC), endpoint=Endpoint("fd00::1", 51820))
+    assert second == Peer(b64(PUBLIC2), endpoint=Endpoint("vpn.example.com", 1))
+    assert config.load_endpoints(str(path)).private_key == b""
 
 
 def test_a_setting_behind_the_mark_of_wgconfig_is_a_comment(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import os
 import stat
 
 from . import dns_files, netns
-from .errors import Failure, MissingError, system_error
+from .errors import Failure, MissingError
 
-# A name, whether it holds (None: cannot be seen from here), and what was found
+# A name, whether it holds (None: cannot be seen from here), and the reason
 Point = tuple[str, bool | None, str]
 
 # Daemons that look names up for others, in the host's network: nscd(8) and nsncd, systemd-resolved(8), and by the
@@ -61,28 +61,27 @@ def own_name(process: str = "self") -> str:
 
 
 def points(name: str, process: str = "self") -> list[Point]:
-    """What there is to prove: that `process`, a number or "self", is confined to the tunnel `name`.
+    """The points that prove that `process`, a number or "self", is confined to the tunnel `name`.
 
     To judge another process takes root; this process then moves into that one's network namespace and root directory.
-    Raises `Failure` where the process cannot be looked at.
+    Raises `Failure`, and OSError for a process that cannot be judged.
     """
-    try:
-        status = dict(line.partition(":")[::2] for line in _lines(f"/proc/{process}/status"))
-        if not status:
-            raise MissingError(f"there is no process {process}")
-        namespace = _namespace(name, process)
-        host = _host(process, status, inside=bool(namespace[1]))
-        first = [namespace, host, *_privileges(status), _keyrings(status, process)]
-        if process != "self":
-            root = os.open(f"/proc/{process}/root", os.O_RDONLY)
-            netns.enter(os.open(f"/proc/{process}/ns/net", os.O_RDONLY))
-        present, forwarding = _links(), _forwarding()
-        if process != "self":  # only now: in its root there may be no /proc
-            os.fchdir(root)
-            os.chroot(".")
-    except OSError as error:
-        raise system_error(f"process {process}", error) from None
-    return [*first, forwarding, _tunnel(name, present), *_names(name), _sockets()]
+    status = dict(line.partition(":")[::2] for line in _lines(f"/proc/{process}/status"))
+    if not status:
+        raise MissingError(f"there is no process {process}")
+    namespace = _namespace(name, process)
+    host = _host(process, status, inside=bool(namespace[1]))
+    outside = [namespace, host, *_privileges(status), _keyrings(status, process)]
+    if process != "self":
+        root = os.open(f"/proc/{process}/root", os.O_RDONLY)
+        netns.enter(os.open(f"/proc/{process}/ns/net", os.O_RDONLY))
+    links = [line.partition(":")[0].strip() for line in _lines("/proc/self/net/dev")[2:]]
+    forwarding = _forwarding(links)
+    if process != "self":  # only now: in its root there may be no /proc
+        os.fchdir(root)
+        os.chroot(".")
+    files = [_file(file, name) for file in dns_files.FILES]
+    return [*outside, forwarding, _tunnel(name, links), *files, _sockets()]
 
 
 def _namespace(name: str, process: str) -> Point:
@@ -127,10 +126,9 @@ def _privileges(status: dict[str, str]) -> list[Point]:
     for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb"):
         held |= int(status[f"Cap{kind}"], 16)
     found = [name for name, number in CAPABILITIES.items() if held >> number & 1]
-    none = "none that leads out, nor can one be gained"
     sealed = status.get("NoNewPrivs", "").strip() == "1"
     return [
-        ("capabilities", not found, ", ".join(found) or none),
+        ("capabilities", not found, ", ".join(found) or "none that leads out, nor can one be gained"),
         ("no_new_privs", sealed, f"set-id programs {'do not' if sealed else 'would'} run as somebody else"),
     ]
 
@@ -149,10 +147,7 @@ def _keyrings(status: dict[str, str], process: str) -> Point:
     for name, *arguments in _HARMLESS:
         made = libc.syscall(library.seccomp_syscall_resolve_name(name), *arguments)
         if made >= 0 or ctypes.get_errno() not in (errno.EPERM, errno.ENOSYS):
-            text = (
-                f"{name.decode()}(2) is allowed, by which names can be looked up; SystemCallFilter=~@keyring forbids it"
-            )
-            return "keyrings", False, text
+            return "keyrings", False, f"{name.decode()}(2) can look up names; SystemCallFilter=~@keyring forbids it"
     return "keyrings", True, "the kernel cannot be asked to look up names"
 
 
@@ -164,16 +159,12 @@ def libseccomp() -> ctypes.CDLL:
         raise MissingError("the library libseccomp is missing", "apt-get install libseccomp2") from None
 
 
-def _links() -> list[str]:
-    return [line.partition(":")[0].strip() for line in _lines("/proc/self/net/dev")[2:]]
-
-
-def _tunnel(name: str, present: list[str]) -> Point:
+def _tunnel(name: str, links: list[str]) -> Point:
     """Links that are down count too: they can come up later."""
-    others = [link for link in present if link not in netns.LOCAL_LINKS | {name}]
+    others = [link for link in links if link not in netns.LOCAL_LINKS | {name}]
     if others:
         return "links", False, f"besides lo and {name} there is {', '.join(others)}"
-    if name not in present:
+    if name not in links:
         return "links", False, f"there is no {name}"
     kind = _lines(f"/sys/class/net/{name}/uevent")
     if not kind:
@@ -183,10 +174,10 @@ def _tunnel(name: str, present: list[str]) -> Point:
     return "links", True, f"there is nothing but lo and the WireGuard link {name}"
 
 
-def _forwarding() -> Point:
-    folders = [(f"/proc/sys/net/{family}/conf", setting) for family, setting in _SYSCTLS]
-    found = [(folder, setting, sorted(os.listdir(folder))) for folder, setting in folders if os.path.isdir(folder)]
-    paths = [f"{folder}/{link}/{setting}" for folder, setting, links in found for link in links]
+def _forwarding(links: list[str]) -> Point:
+    names = ("all", "default", *links)
+    paths = [f"/proc/sys/net/{family}/conf/{link}/{setting}" for family, setting in _SYSCTLS for link in names]
+    paths = [path for path in paths if os.path.exists(path)]
     on = [path for path in paths if _lines(path) != ["0"]]
     if on:
         return "forwarding", False, f"on by {on[0]}; a namespace made by netns-up has it off"
@@ -195,12 +186,9 @@ def _forwarding() -> Point:
     return "forwarding", True, "packets that arrive are not passed on"
 
 
-def _names(name: str) -> list[Point]:
-    found: list[Point] = []
-    for file in reversed(dns_files.FILES):
-        ours = dns_files.is_ours(_read(f"/etc/{file}"), name)
-        found.append((file, ours, f"/etc/{file} is {'' if ours else 'not '}the one that wg-up {name} wrote"))
-    return found
+def _file(file: str, name: str) -> Point:
+    ours = dns_files.is_ours(_read(f"/etc/{file}"), name)
+    return file, ours, f"/etc/{file} is {'' if ours else 'not '}the one that wg-up {name} wrote"
 
 
 def _sockets() -> Point:
@@ -215,7 +203,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _read(path: str) -> bytes:
-    """What is in a file that can be read, if it is a regular one: the process that is judged may put a FIFO there."""
+    """The content of a regular file, nothing of any other: the process may put a FIFO there."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), "rb") as file:
             return file.read(1 << 20) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""

@@ -1,4 +1,4 @@
-"""Command lines of the five programs: arguments, exit codes, and what is said in the end."""
+"""Command lines of the five programs: arguments, exit codes, and the last message."""
 
 from __future__ import annotations
 
@@ -10,44 +10,34 @@ from . import __version__, signals
 from .errors import ERROR, Failure, UsageError, say, shown, system_error
 from .netns import checked_link, checked_name
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from .tunnel import Tunnel
-
-_SECONDS = ("--resolve-timeout", "--wait-handshake")
-# The options of each program, and whether they take a value
-_OPTIONS = {
-    "wg-up": {"--netns": True, "--config": True, "--private-key": True, "--dry-run": False}
-    | dict.fromkeys(_SECONDS, True),
-    "wg-down": {"--netns": True},
-    "wgns status": {"--json": False},
-    "wgns check": {"--unit": True, "--pid": True, "--json": False},
-    "wgns confine": {"--allow": True, "--print": False},
-    "wgns release": {"--restart": False},
-    "wgns dropin": {"--unit": True, "--allow": True},  # the former name of confine --print
-    "wgns exec": {"--user": True},
-}
-_AGAIN = "--allow"  # can be given more than once
 _ANY = 1 << 30
-# How many names each program takes, at least and at most, and what it expects; a command is some too
-_NAMES = dict.fromkeys(("netns-up", "netns-down", "wgns dropin"), (1, 1, "one NAME"))
-_NAMES |= dict.fromkeys(
-    ("wgns", "wg-up", "wg-down", "wgns status", "wgns check", "wgns refresh"), (0, 1, "at most one NAME")
-)
-_NAMES |= {"wgns exec": (2, _ANY, "NAME and COMMAND"), "wgns confine": (2, _ANY, "TUNNEL and UNIT")}
-_NAMES["wgns release"] = (1, _ANY, "UNIT")
+# How many names each program takes, a command counting as some, and its options, with = if they take a value
+_PROGRAMS = {
+    "netns-up": (1, 1, ""),
+    "netns-down": (1, 1, ""),
+    "wg-up": (0, 1, "--netns= --config= --private-key= --resolve-timeout= --wait-handshake= --dry-run"),
+    "wg-down": (0, 1, "--netns="),
+    "wgns": (0, 1, ""),
+    "wgns status": (0, 1, "--json"),
+    "wgns check": (0, 1, "--unit= --pid= --json"),
+    "wgns confine": (2, _ANY, "--allow= --print"),
+    "wgns release": (1, _ANY, "--restart"),
+    "wgns dropin": (1, 1, "--unit= --allow="),  # the former name of confine --print
+    "wgns exec": (2, _ANY, "--user="),
+    "wgns refresh": (0, 1, ""),
+}
 
 
 def main(program: str) -> None:
     """Run one of the programs and end the process. No traceback unless WGNS_DEBUG=1."""
     signals.default()
-    gc.set_threshold(100_000)  # by default it looks through a large configuration again and again
+    gc.set_threshold(100_000)  # the default searches a large configuration again and again
     code = 0
     try:
-        while os.open(os.devnull, os.O_RDWR) < 3:  # a socket in the place of a closed stderr would get the messages
+        while os.open(os.devnull, os.O_RDWR) < 3:  # else a socket could take the place of a closed stderr
             pass
         arguments = sys.argv[1:]
-        if program == "wgns" and arguments and f"wgns {arguments[0]}" in _NAMES:
+        if program == "wgns" and arguments and f"wgns {arguments[0]}" in _PROGRAMS:
             program = f"wgns {arguments.pop(0)}"
         names, options = _parse(program, arguments)
         if "--help" in options:
@@ -69,47 +59,45 @@ def main(program: str) -> None:
         say(str(failure), failure.hint, ERROR)
         code = failure.code
     if code:
-        signals.release()  # a signal that has undone the work now ends the process; one that came too late does not
+        signals.release()  # a signal that has undone the work ends the process here; one that came too late does not
     os._exit(code)  # without the interpreter's tidying up: 2 ms
 
 
 def _parse(program: str, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
     """The names and the options in `arguments`; argparse would take as long as all the rest of netns-up."""
-    known = _OPTIONS.get(program, {})
+    least, most, options = _PROGRAMS[program]
+    known = options.split()
     names: list[str] = []
     given: dict[str, str] = {}
-    rest = list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        option, equals, value = argument.partition("=")
+    rest = iter(arguments)
+    for argument in rest:
         if argument == "--" or (program == "wgns exec" and names and not argument.startswith("-")):  # a command
             names += rest if argument == "--" else [argument, *rest]
             break
         if argument in ("--help", "-h", "--version"):
             return [], {"--help" if argument == "-h" else argument: ""}
+        whole = f"{argument}={next(rest, '')}" if f"{argument}=" in known else argument
+        option, equals, value = whole.partition("=")
         if not argument.startswith("-"):
             names.append(argument)
-        elif option not in known:
-            raise UsageError(f"unknown option {shown(option)}", "--help lists the options")
-        elif option in given and option != _AGAIN:
-            raise UsageError(f"{option} is given twice")
-        elif not known[option] and equals:
+        elif equals and option in known:
             raise UsageError(f"{option} takes no value")
+        elif option + equals not in known:
+            raise UsageError(f"unknown option {shown(option)}", "--help lists the options")
+        elif equals and not value:
+            raise UsageError(f"{option} needs a value")
+        elif option in given and option != "--allow":
+            raise UsageError(f"{option} is given twice")
         else:
-            value = value if equals or not known[option] else "".join(rest[:1])
             given[option] = f"{given[option]}\n{value}" if option in given else value
-            rest = rest[1:] if known[option] and not equals else rest
-    empty = [option for option, value in given.items() if known[option] and not value]
-    if empty:
-        raise UsageError(f"{empty[0]} needs a value")
-    least, most, expected = _NAMES[program]
     if not least <= len(names) <= most:
-        raise UsageError(f"expected {expected}, {len(names)} given", f"{program} --help shows the usage")
+        expected = {"wgns exec": "NAME and COMMAND", "wgns confine": "TUNNEL and UNIT"}.get(program, "one NAME")
+        raise UsageError(f"expected {expected}, {len(names)} given", "--help shows the usage")
     return names, given
 
 
 def _usage(program: str) -> str:
-    """What --help says of a program; for none, the exit codes of all."""
+    """What --help prints for a program; for the name "", the exit codes of all."""
     with open(os.path.join(os.path.dirname(__file__), "usage.txt"), encoding="utf-8") as file:
         return file.read().partition(f"== {program}\n")[2].partition("== ")[0]
 
@@ -129,17 +117,17 @@ def _wg(program: str, name: str, options: dict[str, str]) -> None:
         return
     from . import config, resolve, wg_up
 
-    def load() -> Tunnel:
-        return config.load(options.get("--config", config.path_of(link)), options.get("--private-key", ""))
-
+    file, private_key = options.get("--config", config.path_of(link)), options.get("--private-key", "")
     if "--dry-run" in options:
-        _print("".join(f"{step}\n" for step in wg_up.plan(link, namespace, load())))
+        steps = wg_up.plan(link, namespace, config.load(file, private_key))
+        _print("".join(f"{step}\n" for step in steps))
     else:
-        resolving, shaking = (_seconds(option, options.get(option, "0")) for option in _SECONDS)
-        wg_up.up(link, namespace, lambda: resolve.ready(load(), resolving), shaking)
+        resolving, shaking = _seconds(options, "--resolve-timeout"), _seconds(options, "--wait-handshake")
+        wg_up.up(link, namespace, lambda: resolve.ready(config.load(file, private_key), resolving), shaking)
 
 
-def _seconds(option: str, value: str) -> int:
+def _seconds(options: dict[str, str], option: str) -> int:
+    value = options.get(option, "0")
     if not (value.isdecimal() and value.isascii() and len(value) < 5 and int(value) <= 3600):
         raise UsageError(f"{option} {shown(value)}: expected a number of seconds from 0 to 3600")
     return int(value)
@@ -148,27 +136,11 @@ def _seconds(option: str, value: str) -> int:
 def _wgns(program: str, names: list[str], options: dict[str, str]) -> None:
     if program == "wgns":
         raise UsageError("expected confine, release, status, check, exec or refresh", "wgns --help explains them")
-    if program == "wgns release":
-        from . import confine
-
-        confine.release(names, restart="--restart" in options)
+    if program in ("wgns confine", "wgns release", "wgns dropin"):
+        _confine(program, names, options)
         return
     name = checked_link(checked_name(names[0])) if names else ""
-    allowed = options["--allow"].split("\n") if "--allow" in options else []
-    if program == "wgns confine":
-        from . import confine
-
-        confine.check_tunnel(name)
-        if "--print" in options:
-            _print(confine.printed(name, names[1:], allowed))
-        else:
-            confine.confine(name, names[1:], allowed)
-    elif program == "wgns dropin":
-        from . import confine
-
-        unit = options.get("--unit", "")
-        _print(confine.printed(name, [unit], allowed) if unit else confine.text(name))
-    elif program == "wgns exec":
+    if program == "wgns exec":
         from .exec import execute
 
         execute(name, options.get("--user", ""), names[1:])
@@ -180,6 +152,25 @@ def _wgns(program: str, names: list[str], options: dict[str, str]) -> None:
         _status(name, json="--json" in options)
     else:
         _check(name, options)
+
+
+def _confine(program: str, names: list[str], options: dict[str, str]) -> None:
+    from . import confine
+
+    if program == "wgns release":
+        confine.release(names, restart="--restart" in options)
+        return
+    name = checked_link(checked_name(names[0]))
+    allowed = options["--allow"].split("\n") if "--allow" in options else []
+    if program == "wgns dropin":
+        chosen = [options["--unit"]] if "--unit" in options else []
+        _print(confine.printed(name, chosen, allowed) or confine.text(name))
+        return
+    confine.check_tunnel(name)
+    if "--print" in options:
+        _print(confine.printed(name, names[1:], allowed))
+    else:
+        confine.confine(name, names[1:], allowed)
 
 
 def _status(name: str, *, json: bool) -> None:
@@ -236,6 +227,4 @@ def _failure(error: Exception) -> Failure:
         return error
     if isinstance(error, OSError):
         return system_error(str(error.filename or "system call"), error)
-    return Failure(
-        f"internal error: {type(error).__name__}", "this is a fault of the program; WGNS_DEBUG=1 shows where"
-    )
+    return Failure(f"internal error: {type(error).__name__}", "a fault of the program; WGNS_DEBUG=1 shows where")

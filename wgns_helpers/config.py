@@ -70,6 +70,14 @@ def load(path: str, private_key_file: str = "") -> Tunnel:
     return tunnel
 
 
+def load_endpoints(path: str) -> Tunnel:
+    """The peers of the file `path`, by public key and endpoint alone: reads no secret. Raises what `load` raises."""
+    data, _ = _read(path, _SIZE_LIMIT)
+    _, peers = sections(decode(data, path), path)
+    found = (Peer(peer.one("PublicKey", key, b""), endpoint=peer.one("Endpoint", endpoint, None)) for peer in peers)
+    return Tunnel(b"", peers=tuple(found))
+
+
 def _check(tunnel: Tunnel, interface: Section) -> None:
     """Check what concerns more than one value."""
     if not tunnel.peers:
@@ -143,13 +151,13 @@ def _read(path: str, limit: int) -> tuple[bytes, bool]:
     except OSError as error:
         folder, name = os.path.split(path)
         shown_path = f'"{path}"' if os.path.isdir(folder or ".") and shown(name) != HIDDEN else shown(path)
-        hint = "--config FILE names a configuration elsewhere" if limit == _SIZE_LIMIT else ""
+        hint = "wg-up --config FILE reads a configuration elsewhere" if limit == _SIZE_LIMIT else ""
         raise ConfigError(f"{shown_path}: {os.strerror(error.errno or 0).lower()}", hint) from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            hint = "--config - reads a configuration from a pipe" if limit == _SIZE_LIMIT else ""
+            hint = "wg-up --config - reads a configuration from a pipe" if limit == _SIZE_LIMIT else ""
             raise ConfigError(f"{path}: {kind}", hint)
         if status.st_size > limit:
             raise ConfigError(f"{path}: {status.st_size} bytes, expected at most {limit}")

@@ -1,6 +1,6 @@
-"""What names mean in a namespace: /run/wgns/NAME/resolv.conf and nsswitch.conf, which the drop-in binds to /etc.
+"""The resolv.conf and nsswitch.conf of a namespace in /run/wgns/NAME, which the drop-in binds to /etc.
 
-The first line says whose a file is, with a checksum of the rest: a file that somebody else wrote or changed stays.
+The first line names the tunnel and has a checksum of the rest: `wg-up` leaves alone what somebody else wrote.
 Files are written in place, so that bind mounts of them stay valid.
 """
 
@@ -18,13 +18,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .tunnel import Tunnel
 
-FILES = ("nsswitch.conf", "resolv.conf")
+FILES = ("resolv.conf", "nsswitch.conf")
 ETC = "/etc/netns"  # where ip-netns(8) and podman look for the files of a namespace
 _SIZE_LIMIT = 1 << 16  # bytes; a larger file is not ours
 
 
 class File:
-    """A file that differs: its path, what it is to hold, what it holds (None: there is none), and that in words."""
+    """A file that differs: its path, new content, present content (None: no file), and the new content in words."""
 
     def __init__(self, path: str, content: bytes, former: bytes | None, what: str) -> None:
         self.path, self.content, self.former, self.what = path, content, former, what
@@ -34,9 +34,9 @@ class File:
 
 
 def diff(namespace: str, link: str, tunnel: Tunnel) -> list[File]:
-    """The files that `write` has to write: the tunnel's name servers are asked, or none.
+    """The files that differ from what `tunnel` needs: they name its name servers, or none.
 
-    An empty file, which a crash can leave, is taken over; a file that is not ours stays, with a warning.
+    An empty file, which a crash can leave, counts as ours; a file that is not ours stays, with a warning.
     """
     servers = f"name servers {', '.join(tunnel.dns)}" if tunnel.dns else "no name server"
     search = f", search {' '.join(tunnel.search)}" if tunnel.dns and tunnel.search else ""
@@ -56,7 +56,7 @@ def diff(namespace: str, link: str, tunnel: Tunnel) -> list[File]:
 
 
 def write(files: list[File]) -> list[str]:
-    """Write them, and return what was done, in words. Raises `Failure`, and then all is as before.
+    """Write the files and return what changed, in words. Raises `Failure` after putting the former content back.
 
     The caller holds the namespace's lock.
     """
@@ -79,17 +79,14 @@ def write(files: list[File]) -> list[str]:
 
 
 def remove(namespace: str, link: str) -> None:
-    """Remove the files that wg-up wrote for `link`. Raises `Failure`. The caller holds the namespace's lock."""
-    folder = f"{DIRECTORY}/{namespace}"
-    try:
-        for name in FILES:
-            content = read(f"{folder}/{name}")
-            if content is not None and (not content or is_ours(content, link)):
-                os.unlink(f"{folder}/{name}")
-            elif content is not None:
-                warn(f"{folder}/{name} was not written by wg-up {link}: left as it is")
-    except OSError as error:
-        raise system_error(folder, error) from None
+    """Remove the files that wg-up wrote for `link`. Raises OSError. The caller holds the namespace's lock."""
+    for name in FILES:
+        path = f"{DIRECTORY}/{namespace}/{name}"
+        content = read(path)
+        if content and not is_ours(content, link):
+            warn(f"{path} was not written by wg-up {link}: left as it is")
+        elif content is not None:
+            os.unlink(path)
 
 
 def publish(namespace: str) -> None:
@@ -99,7 +96,6 @@ def publish(namespace: str) -> None:
     """
     path, target = f"{ETC}/{namespace}", f"{DIRECTORY}/{namespace}"
     try:
-        _clear_former(path, namespace)
         if not os.path.islink(path) or os.readlink(path) != target:
             make_folder(ETC)
             os.symlink(target, path)
@@ -117,36 +113,18 @@ def unpublish(namespace: str) -> None:
         if os.readlink(path) == f"{DIRECTORY}/{namespace}":
             os.unlink(path)
     except OSError:
-        pass  # there is none, or /etc is read-only: it leads nowhere, and the next netns-up takes it over
-
-
-def _clear_former(path: str, link: str) -> None:
-    """Remove the folder in /etc that version 0.1 wrote, if it holds what that wrote and nothing else."""
-    if os.path.islink(path) or not os.path.isdir(path):
-        return
-    import hashlib
-
-    for name in FILES:
-        first, _, body = (read(f"{path}/{name}") or b"").partition(b"\n")
-        digest = hashlib.blake2s(body, digest_size=16).hexdigest()
-        mark = f"# written by wg-up {link}, removed by wg-down {link}; {digest}".encode()
-        if first in (mark, mark + b"; with its folder"):
-            os.unlink(f"{path}/{name}")
-    if not os.listdir(path):
-        os.rmdir(path)
-    if os.listdir(ETC) == [".made-by-wg-up"]:
-        os.unlink(f"{ETC}/.made-by-wg-up")
+        pass  # no symlink, or /etc is read-only: then it leads nowhere, and the next netns-up uses it
 
 
 def _resolv_conf(tunnel: Tunnel) -> bytes:
     lines = [f"nameserver {server}\n" for server in tunnel.dns]
     lines += [f"search {' '.join(tunnel.search)}\n"] if tunnel.search and lines else []
-    nobody = "# The configuration has no DNS=: no name is looked up, unless a name server runs in the namespace.\n"
+    nobody = "# The configuration has no DNS=: names are not looked up, unless a name server runs in the namespace.\n"
     return "".join(lines or [nobody]).encode()
 
 
 def _nsswitch() -> bytes:
-    """The host's nsswitch.conf(5), but host names are not asked of the host's daemons."""
+    """The host's nsswitch.conf(5), without the host's daemons for host names."""
     try:
         with open("/etc/nsswitch.conf", "rb") as file:
             host = [line for line in file.read(_SIZE_LIMIT).splitlines() if b":" in line.partition(b"#")[0]]
@@ -161,36 +139,31 @@ def _mark(link: str, body: bytes) -> bytes:
 
 
 def is_ours(content: bytes, link: str) -> bool:
-    """Whether a file with this content is as wg-up wrote it for `link`."""
+    """Whether wg-up wrote this content for `link`, and nobody changed it."""
     first, _, body = content.partition(b"\n")
     return first == _mark(link, body.rstrip(b"\n") + b"\n")  # see _overwrite
 
 
 def read(path: str) -> bytes | None:
-    """The file's content, None where there is none; what is no regular file has one that is not ours."""
+    """The file's content, None if it does not exist, content that is not ours if it is no regular file.
+
+    Raises OSError. Only root can replace a file here between the two steps.
+    """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return b"?"
+        with open(path, "rb") as file:
+            return file.read(_SIZE_LIMIT)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):  # a symlink, a socket
-            return b"?"
-        raise system_error(path, error) from None
-    try:
-        return os.read(descriptor, _SIZE_LIMIT) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b"?"
-    finally:
-        os.close(descriptor)
 
 
 def _overwrite(path: str, content: bytes) -> None:
     """Write in place, in one piece and with blank lines over what is longer: killed at any point, the file is valid."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    try:
-        size = os.fstat(descriptor).st_size
-        if not size:
-            os.fchmod(descriptor, 0o644)
-        if os.write(descriptor, content.ljust(size, b"\n")) < len(content):
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644), "wb", buffering=0) as file:
+        descriptor = file.fileno()
+        os.fchmod(descriptor, 0o644)  # whatever the umask is
+        padded = content.ljust(os.fstat(descriptor).st_size, b"\n")
+        if os.write(descriptor, padded) < len(content):
             raise OSError(errno.ENOSPC, "")
         os.ftruncate(descriptor, len(content))
-    finally:
-        os.close(descriptor)

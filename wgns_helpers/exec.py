@@ -8,20 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import stat
-from contextlib import suppress
+import pwd
+import signal
 from struct import pack
 
 from . import check, confine, netns
-from .errors import Failure, MissingError, PermissionRefusedError, UsageError, shown, system_error, warn
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import pwd
-    import signal as _signal
-    from typing import NoReturn
-else:
-    import _signal
+from .errors import Failure, MissingError, PermissionRefusedError, UsageError, shown, warn
 
 _CLONE_NEWNS = 0x20000  # sched.h
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_SLAVE = 1, 2, 4, 8, 32, 1 << 19  # sys/mount.h
@@ -48,60 +40,45 @@ class CommandError(Failure):
         self.code = 127 if isinstance(error, FileNotFoundError) else 126
 
 
-def execute(name: str, user: str, command: list[str]) -> NoReturn:
+def execute(name: str, user: str, command: list[str]) -> None:
     """Become `command`, confined to the tunnel `name`, as `user` ("": who called sudo, or the caller).
 
-    It first becomes what the command will be, and then proves its isolation as `wgns check` does. Raises `Failure`;
-    then nothing has been changed but this process itself.
+    Confines this process, proves that as `wgns check` does, and only then executes the command. Raises `Failure` or
+    OSError; nothing but this process itself has changed then.
     """
     account = _account(user)
     descriptor = netns.open_namespace(name)
     folder = os.getcwd()
     os.get_exec_path()  # imports what the user may not be able to read
     netns.enter(descriptor)
+    _hide(name)
+    os.closerange(3, max(map(int, os.listdir("/proc/self/fd"))) + 1)  # descriptors can be above the present limit
+    _restrict()
+    if account:
+        os.initgroups(account.pw_name, account.pw_gid)
+        os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
+        os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
+        os.environ.update(HOME=account.pw_dir, USER=account.pw_name, LOGNAME=account.pw_name, SHELL=account.pw_shell)
     try:
-        _hide(name)
-        _close_descriptors()
-        _restrict()
-        if account:
-            _become(account)
-        if not os.geteuid():
-            _drop_capabilities()
-        _change_folder(folder)
-    except OSError as error:
-        raise system_error(str(error.filename or "wgns exec"), error) from None
-    for point, holds, found in check.points(name):
+        os.chdir(folder)  # by its name and as the user: its former place would still show the host's /run
+    except OSError:
+        os.chdir("/")
+        warn(f"{folder} cannot be entered: the command starts in /")
+    for point, holds, reason in check.points(name):
         if holds is False:
-            raise PermissionRefusedError(f'not confined to "{name}": {point}: {found}', "nothing was executed")
-    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):  # which Python ignores
-        _signal.signal(number, _signal.SIG_DFL)
+            raise PermissionRefusedError(f'not confined to "{name}": {point}: {reason}', "nothing was executed")
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
+        signal.signal(number, signal.SIG_DFL)
     try:
         os.execvp(command[0], command)
     except OSError as error:
         raise CommandError(command[0], error) from None
 
 
-def _close_descriptors() -> None:
-    """Those above the soft limit too, which closerange(3, SC_OPEN_MAX) would pass on."""
-    for entry in os.listdir("/proc/self/fd"):
-        if int(entry) > 2:
-            with suppress(OSError):  # listdir has closed its own
-                os.close(int(entry))
-
-
-def _change_folder(folder: str) -> None:
-    """Go there anew, by its name and as the user: by its old place, the host's /run could still be seen."""
-    try:
-        os.chdir(folder)
-    except OSError:
-        os.chdir("/")
-        warn(f"{folder} cannot be entered: the command starts in /")
-
-
 def _restrict() -> None:
-    """Set what the drop-in sets: no_new_privs, the bounding set, and a system call filter for all ABIs of the machine.
+    """Set what the drop-in sets: no_new_privs, the capabilities, and a system call filter for all ABIs of the machine.
 
-    The terminal may be root's, so no input can be put into it either (TIOCSTI and TIOCLINUX of ioctl_tty(2)).
+    The terminal may be root's, so the filter lets nobody put input into it (TIOCSTI and TIOCLINUX of ioctl_tty(2)).
     """
     library = check.libseccomp()
     library.seccomp_init.restype = ctypes.c_void_p
@@ -118,8 +95,13 @@ def _restrict() -> None:
     calls.append(library.seccomp_load(context))  # which sets no_new_privs first
     if any(calls):
         raise OSError(-min(calls), os.strerror(-min(calls)), "system call filter")
+    with open("/proc/self/status", encoding="utf-8") as status:
+        permitted = int(next(line for line in status if line.startswith("CapPrm:")).split()[1], 16)
     for number in check.CAPABILITIES.values():
         netns.call("prctl", _PR_CAPBSET_DROP, number, 0, 0, 0)
+        permitted &= ~(1 << number)
+    low, high = permitted & _LOW, permitted >> 32
+    netns.call("capset", pack("=Ii", _CAPABILITY_VERSION_3, 0), pack("=6I", low, low, 0, high, high, 0))
 
 
 def _condition(argument: int, value: int) -> bytes:
@@ -127,34 +109,13 @@ def _condition(argument: int, value: int) -> bytes:
     return pack("=IiQQ", argument, _SCMP_CMP_MASKED_EQ, _LOW, value)
 
 
-def _become(account: pwd.struct_passwd) -> None:
-    os.initgroups(account.pw_name, account.pw_gid)
-    os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
-    os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
-    names = {"HOME": account.pw_dir, "USER": account.pw_name, "LOGNAME": account.pw_name, "SHELL": account.pw_shell}
-    os.environ.update(names)
-
-
-def _drop_capabilities() -> None:
-    """Root keeps none but those that a confined service can have (capset(2))."""
-    with open("/proc/self/status", encoding="utf-8") as status:
-        permitted = int(next(line for line in status if line.startswith("CapPrm:")).split()[1], 16)
-    for number in check.CAPABILITIES.values():
-        permitted &= ~(1 << number)
-    low, high = permitted & _LOW, permitted >> 32
-    netns.call("capset", pack("=Ii", _CAPABILITY_VERSION_3, 0), pack("=6I", low, low, 0, high, high, 0))
-
-
 def _account(user: str) -> pwd.struct_passwd | None:
-    """Whose process it is to be; None: it stays the caller's."""
+    """The user that the command runs as; None: the caller."""
     if os.geteuid():
         raise PermissionRefusedError(
             "wgns exec has to be started by root", "sudo wgns exec … runs the command as the user who calls sudo"
         )
-    import pwd
-
-    caller = next((os.environ[name] for name in _CALLERS if os.environ.get(name)), "")
-    name = user or caller
+    name = user or next(filter(None, map(os.environ.get, _CALLERS)), "")
     try:
         account = (pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)) if name else None
     except (KeyError, OverflowError):
@@ -172,16 +133,18 @@ def _hide(name: str) -> None:
     sources = _sources([value for key, value in settings if key == "BindReadOnlyPaths"])
     _mount("tmpfs", "/run", _MS_NOSUID | _MS_NODEV, "mode=755")
     umask = os.umask(0o022)  # the command's user has to get there
-    for target, descriptor in sources.items():
+    for target, source in sources.items():
         if target.startswith("/run/"):
             os.makedirs(os.path.dirname(target), exist_ok=True)
-            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            if os.path.isdir(source):
                 os.mkdir(target)
             else:
-                os.close(os.open(target, os.O_CREAT | os.O_EXCL, 0o644))
-        if os.path.exists(target):  # a C library without nsswitch.conf needs none
-            _mount(f"/proc/self/fd/{descriptor}", target, netns.MS_BIND | netns.MS_REC)
+                os.mknod(target, 0o644)
+        if os.path.exists(target):
+            _mount(source, target, netns.MS_BIND | netns.MS_REC)
             _mount("none", target, netns.MS_BIND | _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID)
+        elif os.path.basename(target) != "nsswitch.conf":  # a C library that has none needs none
+            raise MissingError(f"{target} does not exist, so the tunnel's cannot be mounted there", f"touch {target}")
     os.umask(umask)
     sealed = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
     for path in [value.removeprefix("-") for key, value in settings if key == "InaccessiblePaths"]:
@@ -193,26 +156,18 @@ def _hide(name: str) -> None:
     _mount("none", "/proc/sys", netns.MS_BIND | _MS_REMOUNT | _MS_RDONLY | sealed)
 
 
-def _sources(binds: list[str]) -> dict[str, int]:
-    """Open what is to be mounted, by the place where, before a new /run hides it."""
+def _sources(binds: list[str]) -> dict[str, str]:
+    """The sources of the bind mounts, by their targets. Opens them: a new /run hides their names."""
     found = {}
     for bind in binds:
         source, _, target = bind.removeprefix("-").partition(":")
-        try:
-            found[os.path.realpath(target or source)] = os.open(source, os.O_PATH)
-        except FileNotFoundError:
-            if not bind.startswith("-"):
-                raise
-    resolv_conf = os.path.realpath("/etc/resolv.conf")
-    if not os.path.exists(resolv_conf) and not resolv_conf.startswith("/run/"):
-        raise MissingError(
-            "/etc/resolv.conf does not exist, so the tunnel's cannot be mounted there", "touch /etc/resolv.conf"
-        )
+        if os.path.exists(source) or not bind.startswith("-"):
+            found[os.path.realpath(target or source)] = f"/proc/self/fd/{os.open(source, os.O_PATH)}"
     return found
 
 
 def _mount(source: str, target: str, flags: int, options: str = "") -> None:
-    """A mount(2) whose errors name the target; what is no bind mount has the source's name for its type."""
+    """A mount(2) whose errors name the target. `source` is the type too, which a bind mount ignores."""
     try:
         netns.call("mount", source.encode(), target.encode(), source.encode(), flags, options.encode())
     except OSError as error:

@@ -1,21 +1,20 @@
-"""Peers without a session: their endpoints' names are looked up again, and where that may help the endpoint moves."""
+"""The recipe of `wgns refresh`: looks up the endpoints of peers that do not answer, and moves those peers."""
 
 from __future__ import annotations
 
 import os
 import time
 
-from . import config, errors, netns, resolve, status
-from .diff import diff
-from .errors import ConfigError, Failure, MissingError, TryAgainError, say
+from . import config, errors, netlink, netns, resolve, status, wireguard
+from .errors import Failure, MissingError, TryAgainError, say
 from .netlink import socket
 from .signals import Lock
-from .tunnel import NOWHERE, Peer, Tunnel, endpoint
-from .wireguard import Link
+from .tunnel import NOWHERE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .tunnel import Endpoint, Session
+    from .tunnel import Endpoint, Peer
+    from .wireguard import Link
 
 _PATIENCE = 0.2  # seconds; a wg-up that has the lock looks the names up itself
 
@@ -23,8 +22,9 @@ _PATIENCE = 0.2  # seconds; a wg-up that has the lock looks the names up itself
 def refresh(name: str = "") -> None:
     """Refresh the endpoints of the tunnel `name`, or of all that have a configuration; one line for each change.
 
-    Changes nothing but endpoints. Raises `Failure` when all is done, `TryAgainError` if a name does not resolve.
+    Changes nothing but endpoints. Raises `Failure` after the last tunnel, `TryAgainError` if a name does not resolve.
     """
+    errors.leave_out_warnings()
     failures: list[Failure] = []
     for each in [name] if name else [each for each in status.names() if os.path.exists(config.path_of(each))]:
         try:
@@ -43,92 +43,70 @@ def refresh(name: str = "") -> None:
 
 
 def _refresh(name: str, descriptor: int, *, required: bool) -> list[Failure]:
-    """Refresh one tunnel, by addresses that are looked up in this process's namespace; what did not resolve."""
-    wanted = _configured(config.path_of(name))
-    if not any(peer.endpoint for peer in wanted.peers):
+    """Refresh one tunnel; the failures to look a name up, which happens in this process's namespace."""
+    tunnel = config.load_endpoints(config.path_of(name))
+    endpoints = {peer.public_key: peer.endpoint for peer in tunnel.peers if peer.endpoint}
+    named = {key: endpoint for key, endpoint in endpoints.items() if not _is_literal(endpoint.host)}
+    if not named:
         return []
     with netns.Inside(descriptor):
-        index, link = status.index(name), Link(name)
+        link = wireguard.Link(name)
     with link:
-        link.index = index
-        if not index and required:
+        silent = {peer.public_key for peer in _silent(link)}
+        if required and not link.index:
             raise MissingError(f'namespace "{name}" has no WireGuard link "{name}"', f"wg-up {name} makes it")
-        silent = _silent(*link.read()) if index else set()
-        found, failures = _addresses([peer for peer in wanted.peers if peer.public_key in silent])
-        if not found:
-            return failures
-        try:
-            with Lock(name, _PATIENCE):
-                with netns.Inside(descriptor):
-                    link.index = status.index(name)  # wg-down and wg-up may have been there meanwhile
-                if link.index:
-                    _move(link, found, wanted)
-        except TryAgainError as error:
-            say(f'"{name}" is left out: {error}', priority=errors.NOTICE)
+        places, failures = _look_up({key: endpoint for key, endpoint in named.items() if key in silent})
+        if places:
+            try:
+                with Lock(name, _PATIENCE):
+                    _move(link, places, tunnel.names())
+            except TryAgainError as error:
+                say(f'"{name}" is left out: {error}', priority=errors.NOTICE)
     return failures
 
 
-def _silent(now: Tunnel, sessions: dict[bytes, Session]) -> set[bytes]:
-    """The peers without a session."""
-    return {peer.public_key for peer in now.peers if not sessions[peer.public_key].alive(time.time())}
+def _silent(link: Link) -> list[Peer]:
+    """The present peers without a session. Looks for the link anew: wg-down and wg-up may have replaced it."""
+    index, kind, _ = netlink.read_link(link.route, link.name) or (0, "", 0)
+    link.index = index if kind == "wireguard" else 0
+    if not link.index:
+        return []
+    tunnel, sessions = link.read()
+    return [peer for peer in tunnel.peers if not sessions[peer.public_key].alive(time.time())]
 
 
-def _move(link: Link, found: dict[bytes, list[Endpoint]], wanted: Tunnel) -> None:
-    """Give each peer that is still silent the next of its addresses."""
-    now, sessions = link.read()
-    silent = _silent(now, sessions) & found.keys()
-    former = {peer.public_key: peer.endpoint or NOWHERE for peer in now.peers if peer.public_key in silent}
-    places = {key: _next(former[key], found[key]) for key in silent}
-    peers = tuple(peer._replace(endpoint=places.get(peer.public_key, peer.endpoint)) for peer in now.peers)
-    for request in diff(now, now._replace(peers=peers), link.device(), wanted.names()):
-        link.run([request])
-    for peer in wanted.peers:
-        key = peer.public_key
-        if key in silent and places[key] != former[key]:
-            place = places[key]._replace(host=socket.inet_ntop(places[key].family, places[key].address))
-            formerly = "" if former[key] == NOWHERE else f", no longer {former[key]}"
-            line = f"{wanted.names()[key]}: endpoint {peer.endpoint} is {place} now{formerly}"
-            say(f'"{link.name}": {line}', priority=errors.NOTICE)
-
-
-def _configured(path: str) -> Tunnel:
-    """The peers of a configuration, with an endpoint if that is a host name. Reads no keys: it needs none."""
-    errors.leave_out_warnings()
-    try:
-        with open(path, "rb") as file:
-            _, sections = config.sections(config.decode(file.read(), path), path)
-    except FileNotFoundError:
-        raise ConfigError(f'"{path}": no such file or directory') from None
-    peers = []
-    for section in sections:
-        place = section.one("Endpoint", endpoint, None)
-        named = place if place and not _is_literal(place.host) else None
-        peers.append(Peer(section.one("PublicKey", config.key, b""), endpoint=named))
-    return Tunnel(b"", peers=tuple(peers))
-
-
-def _addresses(peers: list[Peer]) -> tuple[dict[bytes, list[Endpoint]], list[Failure]]:
-    """Where peers can be, without the addresses that have no route if others have one; and what did not resolve."""
-    found: dict[bytes, list[Endpoint]] = {}
+def _look_up(endpoints: dict[bytes, Endpoint]) -> tuple[dict[bytes, list[Endpoint]], list[Failure]]:
+    """The addresses of peers, without those that have no route if others have one; and the failures."""
+    places: dict[bytes, list[Endpoint]] = {}
     failures: list[Failure] = []
-    for peer in peers:
+    for key, endpoint in endpoints.items():
         try:
-            places = resolve.addresses(peer.endpoint) if peer.endpoint else []
+            addresses = resolve.addresses(endpoint)
         except TryAgainError as error:
             failures.append(error)
         else:
-            routed = [place for place in places if resolve.has_route(place)]
-            found.update({peer.public_key: routed or places} if places else {})
-    return found, failures
+            places[key] = [address for address in addresses if resolve.has_route(address)] or addresses
+    return places, failures
+
+
+def _move(link: Link, places: dict[bytes, list[Endpoint]], names: dict[bytes, str]) -> None:
+    """Give each peer that is still silent the next of its addresses; after the last one, and from elsewhere, the first.
+
+    With one message for each peer, since looking its name up has taken much longer.
+    """
+    for peer in [peer for peer in _silent(link) if peer.public_key in places]:
+        key, former = peer.public_key, peer.endpoint or NOWHERE
+        known = [place.sockaddr() for place in places[key]]
+        position = known.index(former.sockaddr()) if former.sockaddr() in known else -1
+        place = places[key][(position + 1) % len(known)]
+        if place.sockaddr() != former.sockaddr():
+            part = wireguard.peer(names[key], key, wireguard.UPDATE_ONLY, endpoint=place)
+            for request in wireguard.peers(link.device(), part):
+                link.run([request])
+            address = place._replace(host=socket.inet_ntop(place.family, place.address))
+            formerly = "" if former == NOWHERE else f", no longer {former}"
+            say(f'"{link.name}": {names[key]}: endpoint {place} is {address} now{formerly}', priority=errors.NOTICE)
 
 
 def _is_literal(host: str) -> bool:
     return ":" in host or host.rpartition(".")[2].isdecimal()
-
-
-def _next(current: Endpoint, places: list[Endpoint]) -> Endpoint:
-    """The place after the one at which a peer does not answer, or the first; `current` if there is no other."""
-    known = [place.sockaddr() for place in places]
-    if current.sockaddr() not in known:
-        return places[0]
-    return places[(known.index(current.sockaddr()) + 1) % len(places)] if len(places) > 1 else current

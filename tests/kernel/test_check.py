@@ -337,6 +337,16 @@ def test_a_command_gains_nothing(confined: None) -> None:
 
 
 @pytest.mark.wireguard
+def test_a_caller_hands_down_no_capability(confined: None) -> None:
+    """Capabilities that the caller has made inheritable, and that lead out, are gone for every user."""
+    caller = ("setpriv", "--inh-caps=+net_admin,+chown")
+    for user in ("daemon", "root"):
+        done = execute("--user", user, "grep", "CapInh", "/proc/self/status", before=caller)
+        assert done.returncode == 0, done.stderr
+        assert int(done.stdout.split()[1], 16) == 0
+
+
+@pytest.mark.wireguard
 def test_a_commands_end_is_that_of_wgns(confined: None) -> None:
     """Exit status and signals pass through; a command that cannot be run gives 127 or 126, as with env(1)."""
     for command, status in {"exit 3": 3, "kill -TERM $$": -15, "kill -PIPE $$": -13}.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -158,9 +157,6 @@ def test_what_somebody_else_has_there_stays(what: str) -> None:
     before = snapshot()
     dns_files.publish("wg")
     done = run("netns-up", "wg")
-    if what == "mkdir {}":  # an empty folder holds nothing, and version 0.1 could leave it
-        assert (done.stderr, LINK.is_symlink()) == ("", True)
-        return
     words = f"warning: {LINK} exists already: ip netns exec uses its files, confined services use {FOLDER}"
     assert (done.returncode, words in done.stderr) == (0, True)
     run("netns-down", "wg").check_returncode()
@@ -177,25 +173,3 @@ def test_where_etc_is_read_only() -> None:
     assert done.returncode == 0
     assert f"{LINK}: read-only file system: ip netns exec uses the host's resolv.conf" in done.stderr
     assert not LINK.parent.exists()
-
-
-def former_file(name: str, body: str, flag: str = "") -> None:
-    """A file as version 0.1 wrote it."""
-    LINK.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.blake2s(body.encode(), digest_size=16).hexdigest()
-    (LINK / name).write_text(f"# written by wg-up wg, removed by wg-down wg; {digest}{flag}\n{body}")
-
-
-@pytest.mark.parametrize("edited", [False, True])
-def test_files_of_the_version_before_go(edited: bool) -> None:
-    """The folder that version 0.1 made goes if it is as that wrote it; with an edited file in it, it stays."""
-    former_file("resolv.conf", "nameserver 10.64.0.1\n", "; with its folder")
-    former_file("nsswitch.conf", "hosts: files dns\n")
-    (LINK.parent / ".made-by-wg-up").touch()
-    if edited:
-        (LINK / "resolv.conf").write_text("nameserver 192.0.2.1\n")
-    done = run("netns-up", "wg")
-    assert done.returncode == 0
-    assert LINK.is_symlink() is not edited
-    assert ("exists already" in done.stderr) is edited
-    assert (LINK / "resolv.conf").exists() is edited

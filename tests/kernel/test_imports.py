@@ -11,7 +11,7 @@ from tests.support import MINIMAL, ROOT, shell
 
 # What the programs may load on their ordinary way besides the bare interpreter: nearly all of it is compiled in or C.
 # argparse, collections, enum, pathlib, re, socket, typing … cost milliseconds each, pyroute2 two hundred
-LIBRARY = {"__future__", "_blake2", "_ctypes", "_operator", "_queue", "_signal", "_socket", "_struct", "binascii"}
+LIBRARY = {"__future__", "_ctypes", "_operator", "_queue", "_signal", "_socket", "_struct", "binascii"}
 LIBRARY |= {"errno", "fcntl", "gc", "io", "operator", "struct", "types", "wgconfig"}
 LIBRARY |= {"ctypes"}  # before Python 3.12, and to mount
 EVERY = {"", "cli", "errors", "netlink", "netns", "signals"}

@@ -66,6 +66,9 @@ def test_what_is_not_there(unchanged: None) -> None:
     assert run("wgns", "refresh", "wg").returncode == 69
     shell("ip netns add wg")
     assert run("wgns", "refresh", "wg").returncode == 78
+    shell("mkdir -p /etc/wireguard; mkfifo /etc/wireguard/wg.conf")  # which holds nobody up
+    assert run("wgns", "refresh").returncode == 78
+    shell("rm /etc/wireguard/wg.conf")
     write(MINIMAL.replace("127.0.0.1:", "vpn.example:"))
     done = run("wgns", "refresh", "wg")
     assert (done.returncode, done.stderr.splitlines()[0]) == (69, 'wgns: namespace "wg" has no WireGuard link "wg"')

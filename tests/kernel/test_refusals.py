@@ -232,8 +232,8 @@ def test_unreadable_configuration(unchanged: None) -> None:
 
 # command line: (exit code, what the message must hold)
 BAD_COMMANDS: dict[tuple[str, ...], str] = {
-    ("netns-up",): "NAME, 0 given",
-    ("netns-up", "a", "b"): "NAME, 2 given",
+    ("netns-up",): "expected one NAME, 0 given",
+    ("netns-up", "a", "b"): "expected one NAME, 2 given",
     ("netns-up", ""): "is not a name",
     ("netns-up", "."): "is not a name",
     ("netns-up", ".."): "is not a name",
@@ -269,18 +269,18 @@ BAD_COMMANDS: dict[tuple[str, ...], str] = {
     ("wg-up", "--resolve-timeout=²"): "expected a number of seconds from 0 to 3600",
     ("wgns",): "expected confine, release, status, check, exec or refresh",
     ("wgns", "chek"): "expected confine, release, status, check, exec or refresh",
-    ("wgns", "check", "a", "b"): "NAME, 2 given",
+    ("wgns", "check", "a", "b"): "expected one NAME, 2 given",
     ("wgns", "check", "--yes"): "unknown option",
-    ("wgns", "status", "a", "b"): "NAME, 2 given",
+    ("wgns", "status", "a", "b"): "expected one NAME, 2 given",
     ("wgns", "status", "--jsn"): 'unknown option "--jsn"',
     ("wgns", "status", "--json=1"): "--json takes no value",
     ("wgns", "status", "n" * 16): "at most 15 characters",
-    ("wgns", "refresh", "a", "b"): "NAME, 2 given",
+    ("wgns", "refresh", "a", "b"): "expected one NAME, 2 given",
     ("wgns", "refresh", "--json"): 'unknown option "--json"',
     ("wgns", "refresh", PRIVATE): "(not shown: it looks like a key)",
     ("wgns", "exec", "wg"): "expected NAME and COMMAND, 1 given",
     ("wgns", "exec", "wg", "--user", "", "true"): "--user needs a value",
-    ("wgns", "dropin"): "NAME, 0 given",
+    ("wgns", "dropin"): "expected one NAME, 0 given",
     ("wgns", "dropin", "a b"): "is not a name",
     ("wgns", "dropin", "wg", "--unit", "a.timer"): "hint: expected a .service or a .socket",
 }
