@@ -41,8 +41,8 @@ def tunnels(draw: st.DrawFn, *, present: bool) -> Tunnel:
         for key in keys
     )
     addresses = draw(st.lists(st.sampled_from(ADDRESSES), unique_by=lambda a: a if len(a.address) == 4 else a.address))
-    routes = draw(st.lists(st.sampled_from([Route(each, 254) for each in NETWORKS]), unique=True)) if present else None
-    return Tunnel(
+    routes = draw(st.lists(st.sampled_from([Route(each, 254) for each in NETWORKS]), unique=True)) if present else []
+    tunnel = Tunnel(
         draw(st.sampled_from([b"", b"\0" + bytes(30) + b"\x40", b"\x10" * 31 + b"\x50"]))
         if present
         else b"\x10" * 31 + b"\x50",
@@ -51,9 +51,10 @@ def tunnels(draw: st.DrawFn, *, present: bool) -> Tunnel:
         tuple(addresses),
         draw(st.sampled_from([1280, 1420])),
         peers=peers,
-        routes=tuple(routes) if routes is not None else None,
+        routes=tuple(routes),
         up=draw(st.booleans()) if present else True,
     )
+    return tunnel if present else tunnel.as_in_kernel()
 
 
 class Kernel:
@@ -63,7 +64,7 @@ class Kernel:
         self.settings = {3: tunnel.private_key or bytes(32), 6: tunnel.listen_port, 7: tunnel.fwmark}
         self.mtu, self.up = tunnel.mtu, tunnel.up
         self.peers = {peer.public_key: self.peer(peer) for peer in tunnel.peers}
-        self.addresses, self.routes = set(tunnel.addresses), {route[:2] for route in tunnel.routes or ()}
+        self.addresses, self.routes = set(tunnel.addresses), {route[:2] for route in tunnel.routes}
 
     @staticmethod
     def peer(peer: Peer) -> dict[str, Any]:

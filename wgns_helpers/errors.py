@@ -69,14 +69,9 @@ def shown(value: str) -> str:
 
     Blanks and what is not printable ASCII do not end a key: it may have been broken while copying.
     """
-    run = 0
-    for character in value:
-        if character in _BASE64:
-            run += 1
-        elif "!" <= character <= "~":
-            run = 0
-        if run >= _LOOKS_LIKE_A_KEY:
-            return HIDDEN
+    visible = "".join(c if c in _BASE64 else " " for c in value if "!" <= c <= "~")
+    if any(len(run) >= _LOOKS_LIKE_A_KEY for run in visible.split()):
+        return HIDDEN
     return f'"{value[:60]}{"…" if len(value) > 60 else ""}"'
 
 

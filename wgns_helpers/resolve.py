@@ -13,7 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .tunnel import Tunnel
 
-_IP_MTU, _IPV6_MTU = 14, 24  # ip(7), ipv6(7): the path MTU of a connected socket
+# IP_MTU and IPV6_MTU: the path MTU of a connected socket (ip(7), ipv6(7))
+_PATH_MTU = {socket.AF_INET: (socket.IPPROTO_IP, 14), socket.AF_INET6: (socket.IPPROTO_IPV6, 24)}
 _OVERHEAD = 80  # bytes that WireGuard adds at most, over IPv6 (wg-quick(8))
 _IPV6_MINIMUM = 1280  # bytes (RFC 8200); below it the kernel takes IPv6 off the link
 _ANYWHERE = Endpoint("", 51820, socket.AF_INET, b"\xc0\0\2\1")  # TEST-NET-1 (RFC 5737): goes by the default route
@@ -117,15 +118,12 @@ def path_mtu(tunnel: Tunnel) -> int:
 
 def _mtu_to(endpoint: Endpoint) -> int:
     """The path MTU in bytes, 0 where there is no route. Connecting a UDP socket sends nothing."""
-    address = socket.inet_ntop(endpoint.family, endpoint.address)
+    place = socket.inet_ntop(endpoint.family, endpoint.address), endpoint.port
     udp = None
     try:
         udp = socket.socket(endpoint.family, socket.SOCK_DGRAM)
-        if endpoint.family == socket.AF_INET:
-            udp.connect((address, endpoint.port))
-            return udp.getsockopt(socket.IPPROTO_IP, _IP_MTU)
-        udp.connect((address, endpoint.port, 0, endpoint.scope))
-        return udp.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
+        udp.connect(place if endpoint.family == socket.AF_INET else (*place, 0, endpoint.scope))
+        return udp.getsockopt(*_PATH_MTU[endpoint.family])
     except OSError:
         return 0
     finally:

@@ -23,23 +23,18 @@ else:
         __slots__ = ()
 
         def __init_subclass__(cls):
-            cls._fields = tuple(cls.__annotations__)
-            cls._defaults = {name: cls.__dict__[name] for name in cls._fields if name in cls.__dict__}
+            cls._fields = {name: cls.__dict__.get(name, ...) for name in cls.__annotations__}  # ...: required
             for position, name in enumerate(cls._fields):
                 setattr(cls, name, property(itemgetter(position)))
 
         def __new__(cls, *values, **named):
-            for name in cls._fields[len(values) :]:
-                values += (named.pop(name) if name in named else cls._defaults[name],)  # KeyError: it is required
-            if named or len(values) > len(cls._fields):
-                raise TypeError(f"{cls.__name__} has no such field")
-            return tuple.__new__(cls, values)
+            fields = {**cls._fields, **dict(zip(cls._fields, values, strict=False)), **named}
+            if len(values) > len(cls._fields) or len(fields) > len(cls._fields) or ... in fields.values():
+                raise TypeError(f"{cls.__name__} has other fields")
+            return tuple.__new__(cls, fields.values())
 
         def _replace(self, **changes):
-            made = tuple.__new__(type(self), map(changes.pop, self._fields, self))
-            if changes:
-                raise TypeError(f"{type(self).__name__} has no such field")
-            return made
+            return type(self)(**{**dict(zip(self._fields, self, strict=True)), **changes})
 
         def __repr__(self):  # no fields: some of them are keys
             return f"<{type(self).__name__}>"
@@ -138,7 +133,7 @@ class Tunnel(NamedTuple):
     dns: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
     peers: tuple[Peer, ...] = ()
-    routes: tuple[Route, ...] | None = None  # None: to the allowed IPs, in `table`
+    routes: tuple[Route, ...] = ()  # as in the kernel
     up: bool = True
     alias: str = ""  # of the link, as earlier versions of wg-up set it
     public_key: bytes = b""  # only of a present tunnel
@@ -148,7 +143,7 @@ class Tunnel(NamedTuple):
         return {peer.public_key: f"peer {number}" for number, peer in enumerate(self.peers, 1)}
 
     def as_in_kernel(self) -> Tunnel:
-        """The same as the kernel keeps it.
+        """The same as the kernel keeps it, with routes to the allowed IPs.
 
         The private key is clamped (curve25519_clamp_secret), and an allowed IP has no host bits and belongs to the last
         peer that lists it.
@@ -241,10 +236,9 @@ def literal(text: str) -> tuple[int, bytes]:
     """
     labels = text.removesuffix(".").split(".")
     try:
-        if ":" in text:
-            return socket.AF_INET6, socket.inet_pton(socket.AF_INET6, text)
-        if _DIGITS_AND_DOTS.issuperset(text):
-            return socket.AF_INET, socket.inet_pton(socket.AF_INET, text)
+        if ":" in text or _DIGITS_AND_DOTS.issuperset(text):
+            family = socket.AF_INET6 if ":" in text else socket.AF_INET
+            return family, socket.inet_pton(family, text)
         if len(text) <= 253 and _NAME_CHARACTERS.issuperset(text) and all(0 < len(label) <= 63 for label in labels):
             return 0, b""
     except OSError:
