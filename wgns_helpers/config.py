@@ -13,7 +13,7 @@ from binascii import a2b_base64, b2a_base64
 from io import StringIO
 
 from .errors import HIDDEN, ConfigError, MissingError, shown, system_error, warn
-from .tunnel import Peer, Tunnel, endpoint, literal, network, number
+from .tunnel import IPV6_MINIMUM, Peer, Tunnel, endpoint, literal, network, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,9 +86,8 @@ def _check(tunnel: Tunnel, interface: Section) -> None:
             raise interface.error("Address", position, f"{address} appears twice")
         if not any(address.address):
             raise interface.error("Address", position, f"{address} is nobody's address")
-    if 0 < tunnel.mtu < 1280 and tunnel.has_ipv6():
-        text = f'"{tunnel.mtu}" is too small for IPv6 addresses and routes; legal: 1280 to 65535'
-        raise interface.error("MTU", 0, text)
+    if 0 < tunnel.mtu < IPV6_MINIMUM and tunnel.has_ipv6():
+        raise interface.error("MTU", 0, f'"{tunnel.mtu}" is too small for IPv6, expected 1280 to 65535')
 
 
 def _peer(section: Section, directory: str) -> Peer:
@@ -107,9 +106,7 @@ def _peer(section: Section, directory: str) -> Peer:
 
 
 def _private_key(interface: Section, option: str, directory: str) -> bytes:
-    private = _secret(interface, "PrivateKey", directory, option)
-    if not private and (credential := _credential("private-key")):
-        private = _key_file(credential)
+    private = _secret(interface, "PrivateKey", directory, option, _credential("private-key"))
     if not any(private):
         what = "the private key is all zeros, which means none" if private else "no private key"
         hint = "wg genkey makes one, for PrivateKey, PrivateKeyFile, --private-key or the credential private-key"
@@ -117,13 +114,17 @@ def _private_key(interface: Section, option: str, directory: str) -> bytes:
     return private
 
 
-def _secret(section: Section, name: str, directory: str, path: str = "") -> bytes:
-    """The key `name` from the file `path`, else from the section or the file that it names; empty for none."""
-    if name in section.items and f"{name}File" in section.items:
-        raise section.error(f"{name}File", 0, f"there is a {name} too; keep one of the two")
+def _secret(section: Section, name: str, directory: str, option: str = "", credential: str = "") -> bytes:
+    """The key `name`: from the file `option`, from the section or the file that it names, from the file `credential`.
+
+    The first of these counts; empty for none.
+    """
     value = section.one(name, key, b"")
     named = section.one(f"{name}File", lambda file: _find(file, directory), "")
-    return _key_file(path or named) if path or named else value
+    if value and named:
+        raise section.error(f"{name}File", 0, f"there is a {name} too; keep one of the two")
+    path = option or named or ("" if value else credential)
+    return _key_file(path) if path else value
 
 
 def _read(path: str, hint: str = "") -> tuple[bytes, bool]:
@@ -282,13 +283,8 @@ def _add(section: Section | None, line: int, content: str) -> None:
         raise ValueError(f"{name} appears before any section", f"write {title} above it")
     if title != section.title:
         raise ValueError(f"{name} belongs in {title}")
-    if name == "SaveConfig" and value.strip(_BLANKS).lower() not in ("true", "false"):
-        raise ValueError("SaveConfig is neither true nor false")
     lines = section.lines.setdefault(name, [])
-    if name in _HOOKS:
-        lines.append(line)
-        return
-    if lines and name not in _LISTS:
+    if lines and name not in _LISTS + _HOOKS:
         raise ValueError(f"{name} again; it appears in line {lines[0]} too")
     values = _values(name, value.strip(_BLANKS))
     lines += [line] * len(values)
@@ -298,6 +294,10 @@ def _add(section: Section | None, line: int, content: str) -> None:
 
 def _values(name: str, value: str) -> list[str]:
     """The values of one line. To wg(8) blanks are nothing; to wg-quick(8) they part items, and a value may be empty."""
+    if name == "SaveConfig" and value.lower() not in ("true", "false"):
+        raise ValueError("SaveConfig is neither true nor false")
+    if name in _HOOKS:
+        return [""]  # never read
     if name not in _QUICK and not name.endswith("File"):
         value = _without_blanks(value)
     if not value.isascii() or not value.replace("\t", " ").isprintable():

@@ -5,32 +5,26 @@ from __future__ import annotations
 from binascii import b2a_base64
 
 from . import netlink, wireguard
-from .netlink import socket
-from .tunnel import NOWHERE, Peer, Tunnel
-from .wireguard import Device
+from .netlink import Request, socket
+from .tunnel import IPV6_MINIMUM, NOWHERE, Endpoint, Network, Peer, Tunnel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from .netlink import Request
-    from .tunnel import Endpoint, Network
+    from .wireguard import Device
 
 NOTHING = Tunnel(b"", up=False)  # what a new link has
-_IPV6_MINIMUM = 1280  # bytes (RFC 8200); below it the kernel takes IPv6 off the link
 _LISTED = 20  # words in one message
 
 
-def diff(
-    now: Tunnel, wanted: Tunnel, device: Device | None = None, names: dict[bytes, str] | None = None
-) -> list[Request]:
+def diff(now: Tunnel, wanted: Tunnel, device: Device, names: dict[bytes, str]) -> list[Request]:
     """The requests that make `wanted`, resolved and as in the kernel, of `now`; `names` has the peers' names in words.
 
     Additions are first and removals last: other traffic goes on meanwhile, and after a failure everything that cannot
     be restored is still present. Only routes of wg-up are removed. The listen port stays if 0 is wanted, an endpoint
     stays if None is wanted or if it is one of the addresses of the wanted name.
     """
-    device, names = device or Device(), names or {}
     return [
         *_device(device, now, wanted),
         *wireguard.peers(device, _peers(now, wanted, names)),
@@ -102,7 +96,7 @@ def _name(key: bytes, names: dict[bytes, str]) -> str:
 
 def _additions(index: int, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
     """Set MTU and state of the link, add addresses and routes."""
-    if wanted.mtu != now.mtu and wanted.mtu >= _IPV6_MINIMUM:
+    if wanted.mtu != now.mtu and wanted.mtu >= IPV6_MINIMUM:
         yield netlink.set_link(index, mtu=wanted.mtu)
     if any(address.family == socket.AF_INET for address in _surplus(now, wanted)):  # the others are to stay
         yield netlink.set_link(index, promote=True)
@@ -129,7 +123,7 @@ def _removals(index: int, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
     for address in _surplus(now, wanted):
         if address not in replaced:
             yield netlink.address(index, *address, remove=True)
-    if wanted.mtu != now.mtu and 0 < wanted.mtu < _IPV6_MINIMUM:
+    if wanted.mtu != now.mtu and 0 < wanted.mtu < IPV6_MINIMUM:
         yield netlink.set_link(index, mtu=wanted.mtu)
     if wanted.alias != now.alias:
         yield netlink.set_link(index, alias=wanted.alias)

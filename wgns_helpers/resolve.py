@@ -7,16 +7,11 @@ import time
 from . import signals
 from .errors import TryAgainError, say, shown, warn
 from .netlink import socket
-from .tunnel import Endpoint
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from .tunnel import Tunnel
+from .tunnel import IPV6_MINIMUM, Endpoint, Tunnel
 
 # IP_MTU and IPV6_MTU: the path MTU of a connected socket (ip(7), ipv6(7))
 _PATH_MTU = {socket.AF_INET: (socket.IPPROTO_IP, 14), socket.AF_INET6: (socket.IPPROTO_IPV6, 24)}
 _OVERHEAD = 80  # bytes that WireGuard adds at most, over IPv6 (wg-quick(8))
-_IPV6_MINIMUM = 1280  # bytes (RFC 8200); below it the kernel takes IPv6 off the link
 _ANYWHERE = Endpoint("", 51820, socket.AF_INET, b"\xc0\0\2\1")  # TEST-NET-1 (RFC 5737): goes by the default route
 _AT_ONCE = 16  # names looked up at the same time
 _LONGEST_PAUSE = 5  # seconds between two tries; the first pauses are shorter
@@ -83,8 +78,8 @@ def addresses(endpoint: Endpoint) -> list[Endpoint]:
     Raises `TryAgainError` for a name that cannot be resolved.
     """
     try:
-        host = endpoint.host.encode()  # a str would load the idna codec
-        answers = socket.getaddrinfo(host, endpoint.port, 0, socket.SOCK_DGRAM, socket.IPPROTO_UDP)
+        # As bytes: a str would load the idna codec
+        answers = socket.getaddrinfo(endpoint.host.encode(), endpoint.port, 0, socket.SOCK_DGRAM, socket.IPPROTO_UDP)
     except socket.gaierror as error:
         raise _unresolved(endpoint, str(error.args[-1]).lower()) from None
     found = []
@@ -110,9 +105,9 @@ def path_mtu(tunnel: Tunnel) -> int:
     endpoints = {(to.address, to.scope): to for peer in tunnel.peers if (to := peer.endpoint)}
     best = max(map(_mtu_to, endpoints.values()), default=0)
     mtu = (best or _mtu_to(_ANYWHERE) or 1500) - _OVERHEAD
-    if mtu < _IPV6_MINIMUM and tunnel.has_ipv6():
+    if mtu < IPV6_MINIMUM and tunnel.has_ipv6():
         warn(f"the way to the endpoint has room for an mtu of {mtu} only, IPv6 needs 1280: packets will be split")
-        return _IPV6_MINIMUM
+        return IPV6_MINIMUM
     return mtu
 
 

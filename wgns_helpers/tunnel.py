@@ -42,6 +42,7 @@ else:
 
 _DIGITS_AND_DOTS = frozenset("0123456789.")
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
+IPV6_MINIMUM = 1280  # bytes of MTU (RFC 8200); below it the kernel takes IPv6 off the link
 ALIVE = 180  # seconds after the handshake until a session ends (REJECT_AFTER_TIME of WireGuard)
 
 
@@ -168,7 +169,7 @@ class Tunnel(NamedTuple):
         return [network for network in wanted if network not in connected]
 
     def has_ipv6(self) -> bool:
-        """Whether it has an IPv6 address or route, and so needs an MTU of at least 1280 bytes (RFC 8200)."""
+        """Whether it has an IPv6 address or route, and so needs an MTU of at least `IPV6_MINIMUM`."""
         return any(network.family == socket.AF_INET6 for network in (*self.addresses, *self.routed()))
 
     def without_ipv6(self) -> Tunnel:

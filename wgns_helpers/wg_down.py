@@ -33,18 +33,14 @@ def down(link: str, namespace: str) -> None:
         except MissingError as error:
             say(f"nothing to take down: {error}")
         else:
-            _delete(link, namespace, descriptor)
+            if netns.identity(descriptor) != netns.own():
+                netns.enter(descriptor)
+            with netlink.Socket() as socket:
+                index = existing(socket, link, namespace)
+                if index:
+                    socket.run([netlink.delete_link(index)])
+                    say(f'"{link}" is gone from namespace "{namespace}"')
+                else:
+                    say(f'there is no "{link}" in namespace "{namespace}"')
         dns_files.remove(namespace, link)
         dns_files.unpublish(namespace)
-
-
-def _delete(link: str, namespace: str, descriptor: int) -> None:
-    if netns.identity(descriptor) != netns.own():
-        netns.enter(descriptor)
-    with netlink.Socket() as socket:
-        index = existing(socket, link, namespace)
-        if index:
-            socket.run([netlink.delete_link(index)])
-            say(f'"{link}" is gone from namespace "{namespace}"')
-        else:
-            say(f'there is no "{link}" in namespace "{namespace}"')

@@ -12,6 +12,7 @@ from .diff import NOTHING, diff, listed, words
 from .errors import ConfigError, Failure, MissingError, PermissionRefusedError, TryAgainError, say, warn
 from .resolve import ready
 from .signals import Lock
+from .wireguard import Link
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .tunnel import Peer, Tunnel
-    from .wireguard import Link
 
 _ROUNDS = 4  # one change can bring along another: with an IPv4 address go the others of its network
 _RETRY = 5.3  # seconds after which the kernel tries a handshake again (REKEY_TIMEOUT and its jitter)
@@ -39,10 +39,8 @@ def up(name: str, namespace: str, load: Callable[[], Tunnel], patience: float = 
         load()  # its errors are reported first
         raise
     if netns.identity(descriptor) == netns.own():
-        raise PermissionRefusedError(
-            f'wg-up runs inside the network namespace "{namespace}": the tunnel\'s own packets would have no route',
-            "run it in the host's network namespace",
-        )
+        text = f'wg-up runs inside the network namespace "{namespace}": the tunnel\'s own packets would have no route'
+        raise PermissionRefusedError(text, "run it in the host's network namespace")
     with Lock(namespace):
         _up(name, namespace, descriptor, load(), patience)
         dns_files.publish(namespace)
@@ -53,7 +51,7 @@ def _up(name: str, namespace: str, descriptor: int, tunnel: Tunnel, patience: fl
     with netlink.Socket() as outside:
         netns.enter(descriptor)
         tunnel = possible(tunnel, namespace)
-        with wireguard.Link(name) as link:
+        with Link(name) as link:
             link.index = wg_down.existing(link.route, name, namespace)
             _warn_of_others(link, namespace)
             former = present.read(link)[0] if link.index else None
@@ -256,12 +254,12 @@ def plan(name: str, namespace: str, tunnel: Tunnel) -> list[str]:
         warn(f"{error}: these are the steps for a tunnel that does not exist yet", "root sees what exists")
     if index:
         tunnel = ready(tunnel)
-        with netns.Inside(descriptor), wireguard.Link(name, index) as link:
+        with netns.Inside(descriptor), Link(name, index) as link:
             steps = differences(link, namespace, present.read(link)[0], tunnel)
         return steps or [f'"{name}" in namespace "{namespace}" is as configured: nothing to change']
     created = netlink.create_link(name, wg_down.KIND, 0, 0).what
     steps = [f'{created} in namespace "{namespace}", its UDP socket in this one']
-    steps += words(diff(NOTHING, tunnel.as_in_kernel(), names=tunnel.names()))
+    steps += words(diff(NOTHING, tunnel.as_in_kernel(), wireguard.Device(), tunnel.names()))
     steps += [] if tunnel.mtu else ["mtu from the route to the endpoint"]
     return steps + list(map(str, dns_files.diff(namespace, name, tunnel)))
 

@@ -95,12 +95,12 @@ BAD_TEXTS: dict[str, tuple[str | bytes, int, str]] = {
     "mtu too small for IPv6": (
         replaced("10.9.0.2/32", "fd00::2/128").replace("[Peer]", "MTU = 1279\n[Peer]"),
         78,
-        "legal: 1280 to 65535",
+        "expected 1280 to 65535",
     ),
     "mtu too small for an IPv6 route": (
         replaced("0.0.0.0/0", "0.0.0.0/0, ::/0").replace("[Peer]", "MTU = 1279\n[Peer]"),
         78,
-        ':5: MTU: "1279" is too small for IPv6 addresses and routes; legal: 1280 to 65535',
+        ':5: MTU: "1279" is too small for IPv6, expected 1280 to 65535',
     ),
     "address of nobody": (replaced("10.9.0.2/32", "0.0.0.0/32"), 78, ":3: Address: 0.0.0.0/32 is nobody's address"),
     "table unknown": (
