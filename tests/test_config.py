@@ -220,7 +220,7 @@ def test_unknown_and_missing_fields_are_refused() -> None:
         Peer(b"")._replace(keepalve=25)  # type: ignore[call-arg]
     with pytest.raises(TypeError):
         Network(2, b"", 0, 0)  # type: ignore[call-arg]
-    with pytest.raises(TypeError):
+    with pytest.raises(KeyError):
         Network(2, prefix=1)  # type: ignore[call-arg]
     assert Network(2, prefix=1, address=b"") == Network(2, b"", 1)
 

@@ -131,7 +131,8 @@ def _read(path: str, hint: str = "") -> tuple[bytes, bool]:
     """A regular file's content, and whether every user can read it: as wg-quick(8), by the file and its folder."""
     folder, name = os.path.split(path)
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
+        # A FIFO without a writer would hold up the open, a terminal would become the controlling one
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)) as file:
             mode, folder_mode = os.fstat(file.fileno()).st_mode, os.stat(folder or ".").st_mode
             if not stat.S_ISREG(mode):
                 raise ConfigError(f"{path}: not a regular file", hint)
@@ -141,11 +142,6 @@ def _read(path: str, hint: str = "") -> tuple[bytes, bool]:
             raise system_error(path, error) from None
         shown_path = f'"{path}"' if os.path.isdir(folder or ".") and shown(name) != HIDDEN else shown(path)
         raise ConfigError(f"{shown_path}: {os.strerror(error.errno).lower()}", hint) from None
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    """Open a file; a FIFO without a writer does not hold it up, and a terminal does not become the controlling one."""
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def _find(name: str, directory: str) -> str:
@@ -197,7 +193,7 @@ class Section:
 
     def one(self, key: str, convert: Callable[[str], T], default: T) -> T:
         """The only value of `key`, converted, or the default."""
-        return next(iter(self.each(key, convert)), default)
+        return self.each(key, convert)[0] if self.items.get(key) else default
 
 
 def decode(data: bytes, source: str) -> str:

@@ -23,18 +23,21 @@ else:
         __slots__ = ()
 
         def __init_subclass__(cls):
-            cls._fields = {name: cls.__dict__.get(name, ...) for name in cls.__annotations__}  # ...: required
+            cls._fields = tuple(cls.__annotations__)
+            cls._defaults = {name: cls.__dict__[name] for name in cls._fields if name in cls.__dict__}
             for position, name in enumerate(cls._fields):
                 setattr(cls, name, property(itemgetter(position)))
 
         def __new__(cls, *values, **named):
-            fields = {**cls._fields, **dict(zip(cls._fields, values, strict=False)), **named}
-            if len(values) > len(cls._fields) or len(fields) > len(cls._fields) or ... in fields.values():
-                raise TypeError(f"{cls.__name__} has other fields")
-            return tuple.__new__(cls, fields.values())
+            for name in cls._fields[len(values) :]:
+                values += (named.pop(name) if name in named else cls._defaults[name],)  # KeyError: it is required
+            if named or len(values) > len(cls._fields):
+                raise TypeError(f"{cls.__name__} has no such field")
+            return tuple.__new__(cls, values)
 
         def _replace(self, **changes):
-            return type(self)(**{**dict(zip(self._fields, self, strict=True)), **changes})
+            values = tuple(map(changes.pop, self._fields, self))
+            return type(self)(*values, **changes)
 
         def __repr__(self):  # no fields: some of them are keys
             return f"<{type(self).__name__}>"
@@ -208,8 +211,7 @@ def network(value: str, *, zeros: bool = True) -> Network:
         prefix = number(length, 0, bits, zeros=zeros) if slash else bits
         return Network(family, socket.inet_pton(family, text), prefix)
     except (OSError, ValueError):
-        example = "fd00::2/128" if bits == 128 else "10.0.0.2/32"
-        raise ValueError(f"{shown(value)} is not ADDRESS/LENGTH, like {example}; legal lengths: 0 to {bits}") from None
+        raise ValueError(f"{shown(value)} is not ADDRESS/LENGTH with a length from 0 to {bits}") from None
 
 
 def endpoint(value: str) -> Endpoint:
@@ -235,11 +237,11 @@ def literal(text: str) -> tuple[int, bytes]:
 
     As in wg-quick(8), what has a colon, or digits and dots only, can be nothing but an address.
     """
-    labels = text.removesuffix(".").split(".")
     try:
         if ":" in text or _DIGITS_AND_DOTS.issuperset(text):
             family = socket.AF_INET6 if ":" in text else socket.AF_INET
             return family, socket.inet_pton(family, text)
+        labels = text.removesuffix(".").split(".")
         if len(text) <= 253 and _NAME_CHARACTERS.issuperset(text) and all(0 < len(label) <= 63 for label in labels):
             return 0, b""
     except OSError:

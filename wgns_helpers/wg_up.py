@@ -55,9 +55,9 @@ def _up(name: str, namespace: str, descriptor: int, tunnel: Tunnel, patience: fl
             link.index = wg_down.existing(link.route, name, namespace)
             _warn_of_others(link, namespace)
             former = present.read(link)[0] if link.index else None
-            if not former:
-                link.index = _create(outside, link, namespace, descriptor)
             try:
+                if not former:
+                    _create(outside, link, namespace, descriptor)
                 requests = _converge(link, former, tunnel)
                 signals.check()
                 _wait(link, tunnel, patience)
@@ -82,10 +82,8 @@ def _warn_of_others(link: Link, namespace: str) -> None:
     names = [name for _, name in netlink.socket.if_nameindex() if name not in netns.LOCAL_LINKS | {link.name}]
     others = [name for name in names if (netlink.read_link(link.route, name) or (0, ""))[1] != wg_down.KIND]
     if others:
-        warn(
-            f'namespace "{namespace}" has other links ({", ".join(others)}): they may lead past the tunnel',
-            f"wgns check refuses services there; ip -n {namespace} link delete {others[0]}",
-        )
+        text = f'namespace "{namespace}" has other links ({", ".join(others)}): they may lead past the tunnel'
+        warn(text, f"wgns check refuses services there; ip -n {namespace} link delete {others[0]}")
 
 
 def _converge(link: Link, former: Tunnel | None, tunnel: Tunnel) -> list[netlink.Request]:
@@ -139,34 +137,31 @@ def _restore(link: Link, former: Tunnel, names: dict[bytes, str]) -> None:
         warn(f'"{link.name}" is not what it was before ({refused}); not restored: {left}', "run wg-up once more")
 
 
-def _create(outside: netlink.Socket, link: Link, namespace: str, descriptor: int) -> int:
-    """Create the link, and return its index.
+def _create(outside: netlink.Socket, link: Link, namespace: str, descriptor: int) -> None:
+    """Create the link.
 
-    That has to be free in both namespaces (see netlink.create_link). The kernel counts from 1 and does not come as far
-    as 2^30, so an index above that, made of the names, is free, also while others create links.
+    Its index has to be free in both namespaces (see netlink.create_link). The kernel counts from 1 and does not come as
+    far as 2^30, so an index above that, made of the names, is free, also while other programs create links.
     """
-    index = 1 << 30 | crc32(f"{namespace}/{link.name}".encode()) >> 2
+    link.index = 1 << 30 | crc32(f"{namespace}/{link.name}".encode()) >> 2
     signals.check()
     try:
-        outside.run([netlink.create_link(link.name, wg_down.KIND, index, descriptor)])
+        outside.run([netlink.create_link(link.name, wg_down.KIND, link.index, descriptor)])
     except netlink.KernelRefusedError as error:
+        link.index = 0  # nothing to undo
         if error.errno == errno.EOPNOTSUPP:
             raise wireguard.no_wireguard() from None
         if error.errno == errno.EEXIST and wg_down.existing(link.route, link.name, namespace):
             raise Failure(f'another process has just created "{link.name}" in namespace "{namespace}"') from None
         raise
-    except Failure:
-        made = netlink.read_link(link.route, link.name)
-        if made and made[0] == index:  # the kernel's answer got lost, not the request
-            link.index = index
-            _delete(link)
-        raise
-    return index
 
 
 def _delete(link: Link) -> None:
+    """Delete the link that this run has created, if it has: the kernel's answer can get lost."""
     try:
-        link.run([netlink.delete_link(link.index)])
+        made = netlink.read_link(link.route, link.name)
+        if made and made[0] == link.index:
+            link.run([netlink.delete_link(link.index)])
     except Failure as error:
         warn(f'the link "{link.name}" could not be deleted again: {error}', f"wg-down {link.name}")
 
@@ -192,10 +187,8 @@ def _wait(link: Link, tunnel: Tunnel, seconds: float) -> None:
             now = time.monotonic()
             if now - began > seconds:
                 asked = ", ".join(tunnel.names()[peer.public_key] for peer in chosen) or "no peer has an endpoint"
-                raise TryAgainError(
-                    f'"{link.name}": no handshake within {seconds:.0f} s ({asked})',
-                    "are the keys right, and known to the provider? does UDP to the endpoint get through?",
-                )
+                hint = "are the keys right, and known to the provider? does UDP to the endpoint get through?"
+                raise TryAgainError(f'"{link.name}": no handshake within {seconds:.0f} s ({asked})', hint)
             if now - tried > _RETRY:
                 turn, tried = turn + 1, now
                 _set(link, tunnel, {key: {"endpoint": each[turn % len(each)]} for key, each in places.items()})
@@ -231,10 +224,8 @@ def possible(tunnel: Tunnel, namespace: str) -> Tunnel:
     """What of the tunnel this process's network namespace can have, as the kernel keeps it; a warning without IPv6."""
     less = tunnel if _has_ipv6() else tunnel.without_ipv6()
     if less != tunnel:
-        warn(
-            f'namespace "{namespace}" has no IPv6: addresses, allowed IPs and name servers of IPv6 are left out',
-            "nothing can leave by IPv6 there; sysctl net.ipv6.conf.default.disable_ipv6=0 would bring it back",
-        )
+        hint = "nothing can leave by IPv6 there; sysctl net.ipv6.conf.default.disable_ipv6=0 would bring it back"
+        warn(f'namespace "{namespace}" has no IPv6: wg-up leaves out IPv6 addresses, allowed IPs, name servers', hint)
     return less.as_in_kernel()
 
 
