@@ -37,7 +37,7 @@ _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 
 
 def path_of(name: str) -> str:
-    """Where the configuration of the tunnel `name` is unless an option says otherwise."""
+    """The path of the configuration of the tunnel `name`, unless an option gives another."""
     return f"/etc/wireguard/{name}.conf"
 
 
@@ -145,7 +145,7 @@ def _read(path: str, hint: str = "") -> tuple[bytes, bool]:
 
 
 def _find(name: str, directory: str) -> str:
-    """Where a key file is: relative names are credentials, or stand beside the configuration."""
+    """The path of a key file: a relative name is that of a credential, or of a file beside the configuration."""
     path = _credential(name) or os.path.join(directory, name)
     if shown(name) == HIDDEN and not os.path.exists(path):
         raise ValueError("expected the name of a file, this looks like a key (not shown)")
@@ -153,7 +153,7 @@ def _find(name: str, directory: str) -> str:
 
 
 def _credential(name: str) -> str:
-    """The path of a credential of the unit (systemd.exec(5)), empty where there is none."""
+    """The path of a credential of the unit (systemd.exec(5)), empty if there is none."""
     path = os.path.join(os.environ.get("CREDENTIALS_DIRECTORY", name), name)
     return path if "CREDENTIALS_DIRECTORY" in os.environ and os.path.exists(path) else ""
 
@@ -178,11 +178,11 @@ class Section:
         self.text = [f"{title}\nLine = {line}\n"]  # for wgconfig
 
     def error(self, key: str, item: int, text: str, hint: str = "") -> ConfigError:
-        """The exception for one of the values of `key`."""
+        """The exception for the value number `item` of `key`."""
         return ConfigError(f"{self.source}:{self.lines[key][item]}: {key}: {text}", hint)
 
     def each(self, key: str, convert: Callable[[str], T]) -> tuple[T, ...]:
-        """The values of `key`, converted; `ConfigError` with the line of the one that cannot be."""
+        """The values of `key`, converted; `ConfigError` with the line of a value that `convert` refuses."""
         found: list[T] = []
         try:
             for value in self.items.get(key, ()):
@@ -197,7 +197,7 @@ class Section:
 
 
 def decode(data: bytes, source: str) -> str:
-    """The text of a file; `ConfigError` with the line of what is not UTF-8."""
+    """The text of a file; `ConfigError` for too large a file, and with its line for a byte that is not UTF-8."""
     if data.startswith(b"\xef\xbb\xbf"):
         raise ConfigError(f"{source}:1: a byte order mark", "save the file as UTF-8 without BOM")
     if len(data) > _SIZE_LIMIT:

@@ -19,7 +19,7 @@ _LISTED = 20  # words in one message
 
 
 def diff(now: Tunnel, wanted: Tunnel, device: Device, names: dict[bytes, str]) -> list[Request]:
-    """The requests that make `wanted`, resolved and as in the kernel, of `now`; `names` has the peers' names in words.
+    """The requests that turn `now` into `wanted`, which is resolved and as in the kernel; `names` are the peers'.
 
     Additions are first and removals last: other traffic goes on meanwhile, and after a failure everything that cannot
     be restored is still present. Only routes of wg-up are removed. The listen port stays if 0 is wanted, an endpoint

@@ -215,7 +215,7 @@ def network(value: str, *, zeros: bool = True) -> Network:
 
 
 def endpoint(value: str) -> Endpoint:
-    """HOST:PORT, or [IPV6]:PORT; with its address if it is literal, but an interface's name is left to `resolve`."""
+    """HOST:PORT, or [IPV6]:PORT. A literal address is resolved at once, unless it has a zone (fe80::1%eth0)."""
     host, _, port = value.rpartition(":")
     try:
         port_number = number(port, 1, 65535)
@@ -233,9 +233,9 @@ def endpoint(value: str) -> Endpoint:
 
 
 def literal(text: str) -> tuple[int, bytes]:
-    """The family and the bytes of a literal address, none of a host name, as RFC 1123 has it, underscores too.
+    """The family and the bytes of a literal address; 0 and none of a name by RFC 1123, which may have underscores.
 
-    As in wg-quick(8), what has a colon, or digits and dots only, can be nothing but an address.
+    As in wg-quick(8), a text with a colon, or of digits and dots only, has to be an address. ValueError for all else.
     """
     try:
         if ":" in text or _DIGITS_AND_DOTS.issuperset(text):

@@ -101,7 +101,7 @@ def _converge(link: Link, former: Tunnel | None, tunnel: Tunnel) -> list[netlink
 
 
 def _send(link: Link, now: Tunnel, tunnel: Tunnel) -> list[netlink.Request]:
-    """Send the requests that make `tunnel` of `now`, and return them.
+    """Send the requests that turn `now` into `tunnel`, and return them.
 
     The kernel ignores a peer with the link's own public key. Only it computes that key, so the private key goes first.
     """
@@ -120,7 +120,7 @@ def _send(link: Link, now: Tunnel, tunnel: Tunnel) -> list[netlink.Request]:
 
 
 def _restore(link: Link, former: Tunnel, names: dict[bytes, str]) -> None:
-    """Make the link again what it was, or report what it could not be made."""
+    """Undo the changes of an existing link, or report what stays changed."""
     refused: object = ""
     try:
         for _ in range(_ROUNDS):
@@ -128,7 +128,7 @@ def _restore(link: Link, former: Tunnel, names: dict[bytes, str]) -> None:
             for request in requests:
                 try:
                     link.run([request])
-                except Failure as error:  # then at least all the rest
+                except Failure as error:  # the other requests may succeed
                     refused = error
         left = listed(words(requests))
     except Exception as error:  # noqa: BLE001  (whatever it is, the first failure is the one to report)
@@ -174,7 +174,7 @@ def _wait(link: Link, tunnel: Tunnel, seconds: float) -> None:
     """
     reachable = [peer for peer in tunnel.peers if peer.endpoint]
     chosen = [peer for peer in reachable if any(network.prefix <= 1 for network in peer.allowed_ips)] or reachable
-    if not seconds or _is_alive(link, chosen):  # then nothing is to be changed, not even for a moment
+    if not seconds or _is_alive(link, chosen):  # a session needs no change, not even for a moment
         return
     silent = [peer.public_key for peer in chosen if not peer.keepalive]
     places = {peer.public_key: peer.endpoint.places() for peer in chosen if peer.endpoint and peer.endpoint.others}
@@ -221,7 +221,7 @@ def _has_ipv6() -> bool:
 
 
 def possible(tunnel: Tunnel, namespace: str) -> Tunnel:
-    """What of the tunnel this process's network namespace can have, as the kernel keeps it; a warning without IPv6."""
+    """The tunnel as the kernel keeps it in this process's network namespace, which may lack IPv6: then with a warning."""
     less = tunnel if _has_ipv6() else tunnel.without_ipv6()
     if less != tunnel:
         hint = "nothing can leave by IPv6 there; sysctl net.ipv6.conf.default.disable_ipv6=0 would bring it back"
