@@ -6,7 +6,7 @@ from binascii import b2a_base64
 
 from . import netlink, wireguard
 from .netlink import Request, socket
-from .tunnel import IPV6_MINIMUM, NOWHERE, Endpoint, Network, Peer, Tunnel
+from .tunnel import IPV6_MINIMUM, NOWHERE, Endpoint, Network, Peer, Route, Tunnel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,30 +98,24 @@ def _additions(index: int, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
     """Set MTU and state of the link, add addresses and routes."""
     if wanted.mtu != now.mtu and wanted.mtu >= IPV6_MINIMUM:
         yield netlink.set_link(index, mtu=wanted.mtu)
-    if any(address.family == socket.AF_INET for address in _surplus(now, wanted)):  # the others are to stay
+    if any(address.family == socket.AF_INET for address in _addresses(now, wanted)):  # the others are to stay
         yield netlink.set_link(index, promote=True)
     for address in _replaced(now, wanted):
         yield netlink.address(index, *address, remove=True)
-    for address in wanted.addresses:
-        if address not in now.addresses:
-            yield netlink.address(index, *address)
+    for address in _addresses(wanted, now):
+        yield netlink.address(index, *address)
     if wanted.up != now.up:
         yield netlink.set_link(index, up=wanted.up, promote=True)
-    present = {route[:2] for route in now.routes}
-    for network, table, ours in wanted.routes:
-        if ours and (network, table) not in present:
-            yield netlink.route(index, *network, table)
+    for network, table, _ in _routes(wanted, now):
+        yield netlink.route(index, *network, table)
 
 
 def _removals(index: int, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
     """Remove routes and addresses, and set an MTU that IPv6 does not survive."""
-    kept = {route[:2] for route in wanted.routes}
-    for network, table, ours in now.routes:
-        if ours and (network, table) not in kept:
-            yield netlink.route(index, *network, table, remove=True)
-    replaced = _replaced(now, wanted)
-    for address in _surplus(now, wanted):
-        if address not in replaced:
+    for network, table, _ in _routes(now, wanted):
+        yield netlink.route(index, *network, table, remove=True)
+    for address in _addresses(now, wanted):
+        if address not in _replaced(now, wanted):
             yield netlink.address(index, *address, remove=True)
     if wanted.mtu != now.mtu and 0 < wanted.mtu < IPV6_MINIMUM:
         yield netlink.set_link(index, mtu=wanted.mtu)
@@ -129,11 +123,18 @@ def _removals(index: int, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
         yield netlink.set_link(index, alias=wanted.alias)
 
 
-def _surplus(now: Tunnel, wanted: Tunnel) -> list[Network]:
-    return [address for address in now.addresses if address not in wanted.addresses]
+def _routes(one: Tunnel, other: Tunnel) -> list[Route]:
+    """The routes of wg-up that only the first tunnel has."""
+    places = {route[:2] for route in other.routes}
+    return [route for route in one.routes if route.ours and route[:2] not in places]
+
+
+def _addresses(one: Tunnel, other: Tunnel) -> list[Network]:
+    """The addresses that only the first tunnel has."""
+    return [address for address in one.addresses if address not in other.addresses]
 
 
 def _replaced(now: Tunnel, wanted: Tunnel) -> list[Network]:
     """IPv6 addresses with another prefix length: the kernel has each address once, so the former one goes first."""
     texts = {address.address for address in wanted.addresses if address.family == socket.AF_INET6}
-    return [address for address in _surplus(now, wanted) if address.address in texts]
+    return [address for address in _addresses(now, wanted) if address.address in texts]

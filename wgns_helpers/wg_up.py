@@ -221,7 +221,7 @@ def _has_ipv6() -> bool:
 
 
 def possible(tunnel: Tunnel, namespace: str) -> Tunnel:
-    """The tunnel as the kernel keeps it in this process's network namespace, which may lack IPv6: then with a warning."""
+    """The tunnel as the kernel keeps it in this process's network namespace; a warning if that has no IPv6."""
     less = tunnel if _has_ipv6() else tunnel.without_ipv6()
     if less != tunnel:
         hint = "nothing can leave by IPv6 there; sysctl net.ipv6.conf.default.disable_ipv6=0 would bring it back"
