@@ -126,6 +126,12 @@ def test_leading_zeros_and_single_digits(tmp_path: Path) -> None:
     assert (tunnel.listen_port, tunnel.fwmark) == (80, 7)
 
 
+def test_a_preshared_key_of_zeros_is_none(tmp_path: Path) -> None:
+    """As to wg(8) and the kernel."""
+    zeros = base64.b64encode(bytes(32)).decode()
+    assert load(tmp_path, f"{MINIMAL}PresharedKey = {zeros}\n") == load(tmp_path, MINIMAL)
+
+
 @pytest.mark.parametrize(("text", "mark"), [("off", 0), ("OFF", 0), ("0", 0), ("0x0", 0), ("0xffffffff", 2**32 - 1)])
 def test_marks(text: str, mark: int) -> None:
     """Marks as wg(8) has them."""
@@ -133,9 +139,9 @@ def test_marks(text: str, mark: int) -> None:
 
 
 @pytest.mark.parametrize(("text", "table"), [("auto", 254), ("off", 0), ("1", 1), ("4294967295", 2**32 - 1)])
-def test_tables(text: str, table: int) -> None:
+def test_tables(tmp_path: Path, text: str, table: int) -> None:
     """Tables as wg-quick(8) has them; auto is the main table of the namespace."""
-    assert config.table(text) == table
+    assert load(tmp_path, MINIMAL.replace("[Peer]", f"Table = {text}\n[Peer]")).table == table
 
 
 def test_keys_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,15 +236,16 @@ def test_unknown_and_missing_fields_are_refused() -> None:
 
 
 def test_as_the_kernel_has_it() -> None:
-    """The key is clamped, allowed IPs lose host bits and belong to the last peer that lists them, zeros are no key."""
-    first = Peer(b"1", bytes(32), allowed_ips=(network("10.1.2.3/8"), network("::/0"), network("fd00::/8")))
+    """The key is clamped, allowed IPs lose host bits and belong to the last peer that lists them."""
+    first = Peer(b"1", allowed_ips=(network("10.1.2.3/8"), network("::/0"), network("fd00::/8")))
     second = Peer(b"2", allowed_ips=(network("10.0.0.0/8"), network("::/0")))
     tunnel = Tunnel(b"\xff" * 32, table=7, peers=(first, second)).as_in_kernel()
     assert tunnel.private_key == b"\xf8" + b"\xff" * 30 + b"\x7f"
     assert [peer.allowed_ips for peer in tunnel.peers] == [(network("fd00::/8"),), second.allowed_ips]
-    assert tunnel.peers[0].preshared_key == b""
     assert tunnel.routes == tuple(Route(network(text), 7) for text in ("10.0.0.0/8", "::/0", "fd00::/8"))
-    assert tunnel.as_in_kernel() == tunnel
+    again = tunnel.as_in_kernel()
+    assert again._replace(routes=()) == tunnel._replace(routes=())
+    assert set(again.routes) == set(tunnel.routes)
 
 
 def test_the_missing_library_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

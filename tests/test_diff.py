@@ -41,8 +41,8 @@ def tunnels(draw: st.DrawFn, *, present: bool) -> Tunnel:
         for key in keys
     )
     addresses = draw(st.lists(st.sampled_from(ADDRESSES), unique_by=lambda a: a if len(a.address) == 4 else a.address))
-    routes = draw(st.lists(st.sampled_from([Route(each, 254) for each in NETWORKS]), unique=True)) if present else None
-    return Tunnel(
+    routes = draw(st.lists(st.sampled_from([Route(each, 254) for each in NETWORKS]), unique=True)) if present else []
+    tunnel = Tunnel(
         draw(st.sampled_from([b"", b"\0" + bytes(30) + b"\x40", b"\x10" * 31 + b"\x50"]))
         if present
         else b"\x10" * 31 + b"\x50",
@@ -51,9 +51,10 @@ def tunnels(draw: st.DrawFn, *, present: bool) -> Tunnel:
         tuple(addresses),
         draw(st.sampled_from([1280, 1420])),
         peers=peers,
-        routes=tuple(routes) if routes is not None else None,
+        routes=tuple(routes),
         up=draw(st.booleans()) if present else True,
     )
+    return tunnel if present else tunnel.as_in_kernel()
 
 
 class Kernel:
@@ -63,7 +64,7 @@ class Kernel:
         self.settings = {3: tunnel.private_key or bytes(32), 6: tunnel.listen_port, 7: tunnel.fwmark}
         self.mtu, self.up = tunnel.mtu, tunnel.up
         self.peers = {peer.public_key: self.peer(peer) for peer in tunnel.peers}
-        self.addresses, self.routes = set(tunnel.addresses), {route[:2] for route in tunnel.routes or ()}
+        self.addresses, self.routes = set(tunnel.addresses), {route[:2] for route in tunnel.routes}
 
     @staticmethod
     def peer(peer: Peer) -> dict[str, Any]:
@@ -143,13 +144,13 @@ def is_removal(request: netlink.Request) -> bool:
 def test_the_requests_make_what_is_wanted(now: Tunnel, wanted: Tunnel) -> None:
     """From any tunnel to any other, nothing remains to do then, and the way back leads to the first one."""
     kernel = Kernel(now)
-    requests = diff(now, wanted, Device(5, 29))
+    requests = diff(now, wanted, Device(5, 29), {})
     for request in requests:
         kernel.run(request)
     after = kept(now, wanted)
     assert kernel.state() == Kernel(after).state()
-    assert diff(after, wanted) == []
-    for request in diff(after, now, Device(5, 29)):
+    assert diff(after, wanted, Device(), {}) == []
+    for request in diff(after, now, Device(5, 29), {}):
         kernel.run(request)
     assert kernel.state() == Kernel(now).state()
 
@@ -158,7 +159,7 @@ def test_the_requests_make_what_is_wanted(now: Tunnel, wanted: Tunnel) -> None:
 def test_from_nothing(wanted: Tunnel) -> None:
     """A new link gets all of it, and nothing is removed."""
     kernel = Kernel(NOTHING)
-    requests = diff(NOTHING, wanted, Device(5, 29))
+    requests = diff(NOTHING, wanted, Device(5, 29), {})
     for request in requests:
         kernel.run(request)
     assert kernel.state() == Kernel(kept(NOTHING, wanted)).state()
@@ -168,7 +169,7 @@ def test_from_nothing(wanted: Tunnel) -> None:
 @given(tunnels(present=True))
 def test_a_tunnel_does_not_differ_from_itself(now: Tunnel) -> None:
     """Whatever is present."""
-    assert diff(now, now) == []
+    assert diff(now, now, Device(), {}) == []
 
 
 @given(tunnels(present=True), tunnels(present=False))
@@ -176,7 +177,7 @@ def test_peers_that_are_the_same_are_not_touched(now: Tunnel, wanted: Tunnel) ->
     """No request mentions them, so that their sessions go on."""
     names = {key: f"peer {number}" for number, key in enumerate(KEYS, 1)}
     same = {names[peer.public_key] for peer in now.peers if peer in wanted.peers}
-    said = words(diff(now, wanted, names=names))
+    said = words(diff(now, wanted, Device(), names))
     assert not [line for line in said for name in same if name in line]
 
 
@@ -184,20 +185,20 @@ def test_moved_allowed_ips() -> None:
     """An allowed IP that moves to another peer is in the request for that one only."""
     now = Tunnel(b"", routes=(), peers=(Peer(KEYS[0], allowed_ips=tuple(NETWORKS[:2])), Peer(KEYS[1])))
     wanted = now._replace(peers=(Peer(KEYS[0], allowed_ips=(NETWORKS[0],)), Peer(KEYS[1], allowed_ips=(NETWORKS[1],))))
-    assert words(diff(now, wanted, names={KEYS[1]: "peer 2"})) == ["peer 2: allowed IPs ::/0"]
+    assert words(diff(now, wanted, Device(), {KEYS[1]: "peer 2"})) == ["peer 2: allowed IPs ::/0"]
 
 
 def test_a_route_of_somebody_else_is_not_removed() -> None:
     """Nor made again when it is in the place of a wanted one."""
     routes = tuple(Route(allowed, 254, ours=False) for allowed in NETWORKS[:2])
     now = Tunnel(b"", routes=routes)
-    assert diff(now, now._replace(routes=())) == []
-    assert diff(now, now._replace(routes=(Route(NETWORKS[0], 254),))) == []
+    assert diff(now, now._replace(routes=()), Device(), {}) == []
+    assert diff(now, now._replace(routes=(Route(NETWORKS[0], 254),)), Device(), {}) == []
 
 
 @pytest.mark.parametrize(("mtu", "last"), [(1200, "mtu 1200"), (1300, "remove address fd09::2/64")])
 def test_an_mtu_that_ipv6_does_not_survive_is_last(mtu: int, last: str) -> None:
     """Below 1280 bytes the kernel takes IPv6 off the link, so its addresses are removed before."""
     now = Tunnel(b"", mtu=1420, routes=(), addresses=(network("fd09::2/64"), network("10.9.0.2/24")))
-    said = words(diff(now, now._replace(mtu=mtu, addresses=(network("10.9.0.2/24"),))))
+    said = words(diff(now, now._replace(mtu=mtu, addresses=(network("10.9.0.2/24"),)), Device(), {}))
     assert (said[-1], len(said)) == (last, 2)

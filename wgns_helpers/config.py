@@ -6,14 +6,14 @@ of two sections with one key), so it only gets to see text that `_normalized` ha
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from binascii import a2b_base64, b2a_base64
 from io import StringIO
 
 from .errors import HIDDEN, ConfigError, MissingError, shown, system_error, warn
-from .netlink import socket
-from .tunnel import DIGITS_AND_DOTS, Peer, Tunnel, endpoint, is_host_name, network, number, reads
+from .tunnel import IPV6_MINIMUM, Peer, Tunnel, endpoint, literal, network, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 _SIZE_LIMIT = 32 << 20  # bytes; 100,000 peers take 15 MB
-_KEY_FILE_LIMIT = 4096  # bytes
 _INTERFACE = ("PrivateKey", "PrivateKeyFile", "ListenPort", "FwMark")
 _QUICK = ("Address", "MTU", "Table", "DNS")  # wg-quick(8) reads them, and drops blanks only at their ends
 _HOOKS = ("PreUp", "PostUp", "PreDown", "PostDown", "SaveConfig")
@@ -31,14 +30,14 @@ _PEER = ("PublicKey", "PresharedKey", "PresharedKeyFile", "AllowedIPs", "Endpoin
 _SECTION_OF = {name.lower(): ("[Interface]", name) for name in _INTERFACE + _QUICK + _HOOKS}
 _SECTION_OF |= {name.lower(): ("[Peer]", name) for name in _PEER}
 _LISTS = ("Address", "DNS", "AllowedIPs")
-_LONGEST = 24  # characters of a mistyped key that are shown; a longer one may be a WireGuard key
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
 _BLANKS = " \t\v\f\r"  # isspace(3) in the C locale, which is what wg(8) drops
 _DROP_BLANKS = str.maketrans("", "", _BLANKS)
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 
 
 def path_of(name: str) -> str:
-    """Where the configuration of the tunnel `name` is unless an option says otherwise."""
+    """The path of the configuration of the tunnel `name`, unless an option gives another."""
     return f"/etc/wireguard/{name}.conf"
 
 
@@ -49,21 +48,25 @@ def load(path: str, private_key_file: str = "") -> Tunnel:
     `ConfigError`, and `PermissionRefusedError` for what must not be read.
     """
     source = "standard input" if path == "-" else path
-    data, readable = (_read_stdin(), False) if path == "-" else _read(path, _SIZE_LIMIT)
+    if path == "-":
+        with open(0, "rb", closefd=False) as file:
+            data, readable = file.read(_SIZE_LIMIT + 1), False
+    else:
+        data, readable = _read(path, "--config FILE reads another file, --config - the standard input")
     interface, peers = sections(decode(data, source), source)
     if readable and any({"PrivateKey", "PresharedKey"} & section.items.keys() for section in (interface, *peers)):
         warn(f"{source} holds a key and can be read by every user", f"chmod 600 {source}")
     directory = os.path.dirname(path)
-    names = interface.each("DNS", dns)
+    names = interface.each("DNS", lambda value: (value, literal(value)))
     tunnel = Tunnel(
         private_key=_private_key(interface, private_key_file, directory),
         listen_port=interface.one("ListenPort", lambda value: number(value, 0, 65535), 0),
         fwmark=interface.one("FwMark", fwmark, 0),
         addresses=interface.each("Address", lambda value: network(value, zeros=False)),
         mtu=interface.one("MTU", lambda value: number(value, 68, 65535, zeros=False), 0),
-        table=interface.one("Table", table, 254),
-        dns=tuple(name for name in names if is_server(name)),
-        search=tuple(name for name in names if not is_server(name)),
+        table=interface.one("Table", lambda value: number(value, 1, 0xFFFFFFFF, zeros=False, auto=254, off=0), 254),
+        dns=tuple(name for name, (family, _) in names if family),
+        search=tuple(name for name, (family, _) in names if not family),
         peers=tuple(_peer(section, directory) for section in peers),
     )
     _check(tunnel, interface)
@@ -72,7 +75,7 @@ def load(path: str, private_key_file: str = "") -> Tunnel:
 
 def load_endpoints(path: str) -> Tunnel:
     """The peers of the file `path`, by public key and endpoint alone: reads no secret. Raises what `load` raises."""
-    data, _ = _read(path, _SIZE_LIMIT)
+    data, _ = _read(path)
     _, peers = sections(decode(data, path), path)
     found = (Peer(peer.one("PublicKey", key, b""), endpoint=peer.one("Endpoint", endpoint, None)) for peer in peers)
     return Tunnel(b"", peers=tuple(found))
@@ -91,86 +94,66 @@ def _check(tunnel: Tunnel, interface: Section) -> None:
             raise interface.error("Address", position, f"{address} appears twice")
         if not any(address.address):
             raise interface.error("Address", position, f"{address} is nobody's address")
-    if 0 < tunnel.mtu < 1280 and tunnel.has_ipv6():
-        text = f'"{tunnel.mtu}" is too small for IPv6 addresses and routes; legal: 1280 to 65535'
-        raise interface.error("MTU", 0, text)
+    if 0 < tunnel.mtu < IPV6_MINIMUM and tunnel.has_ipv6():
+        raise interface.error("MTU", 0, f'"{tunnel.mtu}" is too small for IPv6, expected 1280 to 65535')
 
 
 def _peer(section: Section, directory: str) -> Peer:
+    preshared_key = _secret(section, "PresharedKey", directory)
     allowed_ips = section.each("AllowedIPs", network)
     for position, given in enumerate(allowed_ips):
         if given.network() is not given:
             warn(str(section.error("AllowedIPs", position, f"{given} is a host in {given.network()}, which is used")))
     return Peer(
         public_key=section.one("PublicKey", key, b""),
-        preshared_key=_secret(section, "PresharedKey", directory),
+        preshared_key=preshared_key if any(preshared_key) else b"",
         endpoint=section.one("Endpoint", endpoint, None),
-        keepalive=section.one("PersistentKeepalive", keepalive, 0),
+        keepalive=section.one("PersistentKeepalive", lambda value: number(value.lower(), 0, 65535, off=0), 0),
         allowed_ips=allowed_ips,
     )
 
 
 def _private_key(interface: Section, option: str, directory: str) -> bytes:
-    private = _secret(interface, "PrivateKey", directory, option)
-    credential = "" if private else _credential("private-key")
-    private = _key_file(credential) if credential else private
-    if not private:
-        raise ConfigError(
-            f"{interface.source}: no private key",
-            "PrivateKey or PrivateKeyFile in [Interface], --private-key FILE, or the credential private-key",
-        )
+    private = _secret(interface, "PrivateKey", directory, option, _credential("private-key"))
     if not any(private):
-        raise ConfigError(f"{interface.source}: the private key is all zeros, which means none", "wg genkey makes one")
+        what = "the private key is all zeros, which means none" if private else "no private key"
+        hint = "wg genkey makes one, for PrivateKey, PrivateKeyFile, --private-key or the credential private-key"
+        raise ConfigError(f"{interface.source}: {what}", hint)
     return private
 
 
-def _secret(section: Section, name: str, directory: str, path: str = "") -> bytes:
-    """The key `name` from the file `path`, else from the section or the file that it names; empty for none."""
-    if name in section.items and f"{name}File" in section.items:
-        raise section.error(f"{name}File", 0, f"there is a {name} too; keep one of the two")
+def _secret(section: Section, name: str, directory: str, option: str = "", credential: str = "") -> bytes:
+    """The key `name`: from the file `option`, from the section or the file that it names, from the file `credential`.
+
+    The first of these counts; empty for none.
+    """
     value = section.one(name, key, b"")
     named = section.one(f"{name}File", lambda file: _find(file, directory), "")
-    return _key_file(path or named) if path or named else value
+    if value and named:
+        raise section.error(f"{name}File", 0, f"there is a {name} too; keep one of the two")
+    path = option or named or ("" if value else credential)
+    return _key_file(path) if path else value
 
 
-def _read_stdin() -> bytes:
-    with open(0, "rb", closefd=False) as file:
-        data = file.read(_SIZE_LIMIT + 1)
-    if len(data) > _SIZE_LIMIT:
-        raise ConfigError(f"standard input: over {_SIZE_LIMIT} bytes: not a configuration")
-    return data
-
-
-def _read(path: str, limit: int) -> tuple[bytes, bool]:
+def _read(path: str, hint: str = "") -> tuple[bytes, bool]:
     """A regular file's content, and whether every user can read it: as wg-quick(8), by the file and its folder."""
+    folder, name = os.path.split(path)
     try:
         # A FIFO without a writer would hold up the open, a terminal would become the controlling one
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    except PermissionError as error:
-        raise system_error(path, error) from None
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)) as file:
+            mode, folder_mode = os.fstat(file.fileno()).st_mode, os.stat(folder or ".").st_mode
+            if not stat.S_ISREG(mode):
+                raise ConfigError(f"{path}: not a regular file", hint)
+            return file.read(_SIZE_LIMIT + 1), bool(mode & stat.S_IROTH and folder_mode & stat.S_IXOTH)
     except OSError as error:
-        folder, name = os.path.split(path)
+        if error.errno not in _NO_FILE:
+            raise system_error(path, error) from None
         shown_path = f'"{path}"' if os.path.isdir(folder or ".") and shown(name) != HIDDEN else shown(path)
-        hint = "wg-up --config FILE reads a configuration elsewhere" if limit == _SIZE_LIMIT else ""
-        raise ConfigError(f"{shown_path}: {os.strerror(error.errno or 0).lower()}", hint) from None
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            hint = "wg-up --config - reads a configuration from a pipe" if limit == _SIZE_LIMIT else ""
-            raise ConfigError(f"{path}: {kind}", hint)
-        if status.st_size > limit:
-            raise ConfigError(f"{path}: {status.st_size} bytes, expected at most {limit}")
-        reachable = os.stat(os.path.dirname(path) or ".").st_mode & stat.S_IXOTH
-        return os.read(descriptor, limit), bool(status.st_mode & stat.S_IROTH and reachable)
-    except OSError as error:
-        raise system_error(path, error) from None
-    finally:
-        os.close(descriptor)
+        raise ConfigError(f"{shown_path}: {os.strerror(error.errno).lower()}", hint) from None
 
 
 def _find(name: str, directory: str) -> str:
-    """Where a key file is: relative names are credentials, or stand beside the configuration."""
+    """The path of a key file: a relative name is that of a credential, or of a file beside the configuration."""
     path = _credential(name) or os.path.join(directory, name)
     if shown(name) == HIDDEN and not os.path.exists(path):
         raise ValueError("expected the name of a file, this looks like a key (not shown)")
@@ -178,13 +161,13 @@ def _find(name: str, directory: str) -> str:
 
 
 def _credential(name: str) -> str:
-    """The path of a credential of the unit (systemd.exec(5)), empty where there is none."""
+    """The path of a credential of the unit (systemd.exec(5)), empty if there is none."""
     path = os.path.join(os.environ.get("CREDENTIALS_DIRECTORY", name), name)
     return path if "CREDENTIALS_DIRECTORY" in os.environ and os.path.exists(path) else ""
 
 
 def _key_file(path: str) -> bytes:
-    data, readable = _read(path, _KEY_FILE_LIMIT)
+    data, readable = _read(path)
     if readable:
         warn(f"{path} can be read by every user", f"chmod 600 {path}")
     try:
@@ -203,11 +186,11 @@ class Section:
         self.text = [f"{title}\nLine = {line}\n"]  # for wgconfig
 
     def error(self, key: str, item: int, text: str, hint: str = "") -> ConfigError:
-        """The exception for one of the values of `key`."""
+        """The exception for the value number `item` of `key`."""
         return ConfigError(f"{self.source}:{self.lines[key][item]}: {key}: {text}", hint)
 
     def each(self, key: str, convert: Callable[[str], T]) -> tuple[T, ...]:
-        """The values of `key`, converted; `ConfigError` with the line of the one that cannot be."""
+        """The values of `key`, converted; `ConfigError` with the line of a value that `convert` refuses."""
         found: list[T] = []
         try:
             for value in self.items.get(key, ()):
@@ -218,22 +201,20 @@ class Section:
 
     def one(self, key: str, convert: Callable[[str], T], default: T) -> T:
         """The only value of `key`, converted, or the default."""
-        return self.each(key, convert)[0] if key in self.items else default
+        return self.each(key, convert)[0] if self.items.get(key) else default
 
 
 def decode(data: bytes, source: str) -> str:
-    """The text of a file; `ConfigError` with the line of what is not UTF-8."""
+    """The text of a file; `ConfigError` for too large a file, and with its line for a byte that is not UTF-8."""
     if data.startswith(b"\xef\xbb\xbf"):
         raise ConfigError(f"{source}:1: a byte order mark", "save the file as UTF-8 without BOM")
+    if len(data) > _SIZE_LIMIT:
+        raise ConfigError(f"{source}: more than {_SIZE_LIMIT} bytes, which no configuration has")
     try:
-        text = data.decode()
+        return data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{source}:{line}: not UTF-8: byte 0x{data[error.start]:02x}") from None
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise ConfigError(f"{source}:{line}: a NUL byte", "this is no text file, or it is UTF-16")
-    return text
 
 
 def sections(text: str, source: str) -> tuple[Section, list[Section]]:
@@ -248,44 +229,39 @@ def sections(text: str, source: str) -> tuple[Section, list[Section]]:
     read = [reader.get_interface(), *reader.get_peers(keys_only=False).values()]
     for section, found in zip((interface, *peers), read, strict=True):
         del found["Line"], section.text
-        section.items = {
-            name: [item[1:] for item in values] if isinstance(values, list) else [values[1:]]
-            for name, values in found.items()
-        }
+        section.items = {name: [item[1:] for item in values if item] for name, values in found.items()}
     lines: dict[str, int] = {}
     for peer in peers:
-        public = "".join(peer.items.get("PublicKey", ()))  # each key can be written in one way only, see key()
+        public = peer.one("PublicKey", str, "")  # each key can be written in one way only, see key()
         if not public:
             raise ConfigError(f"{source}:{peer.line}: [Peer] without PublicKey")
-        if public in lines:
+        if lines.setdefault(public, peer.line) != peer.line:
             raise peer.error("PublicKey", 0, f"the [Peer] of line {lines[public]} has this key too")
-        lines[public] = peer.line
     return interface, peers
 
 
 def _normalized(text: str, source: str) -> tuple[Section, list[Section]]:
     """The structure, at least as strict as wg(8): known keys in their sections, none twice."""
-    interface = Section(source, "[Interface]")
+    interface: Section | None = None
     peers: list[Section] = []
     section: Section | None = None
     for line, raw in enumerate(text.split("\n"), 1):
         content = raw.partition("#")[0].strip(_BLANKS)
-        if content.startswith("["):
-            title = _without_blanks(content).lower()
-            if title not in ("[interface]", "[peer]") or title == "[interface]" != content.lower():
-                raise ConfigError(f"{source}:{line}: unknown section {shown(content)}; legal: [Interface], [Peer]")
-            if title == "[peer]":
-                section = Section(source, "[Peer]", line)
-                peers.append(section)
-            else:
-                section = interface
-                section.line = section.line or line
+        if "\0" in raw:
+            raise ConfigError(f"{source}:{line}: a NUL byte", "this is no text file, or it is UTF-16")
+        if content.lower() == "[interface]":  # with blanks inside, wg-quick(8) does not find its keys
+            section = interface = interface or Section(source, "[Interface]", line)
+        elif content.startswith("[") and _without_blanks(content).lower() == "[peer]":
+            section = Section(source, "[Peer]", line)
+            peers.append(section)
+        elif content.startswith("["):
+            raise ConfigError(f"{source}:{line}: unknown section {shown(content)}, expected [Interface] or [Peer]")
         elif content:
             try:
                 _add(section, line, content)
             except ValueError as error:
                 raise ConfigError(f"{source}:{line}: {error.args[0]}", *error.args[1:]) from None
-    if not interface.line:
+    if not interface:
         raise ConfigError(f"{source}: no [Interface] section", "is it a wg-quick(8) configuration?")
     hooks = sorted((line, name) for name in _HOOKS for line in interface.lines.get(name, ()))
     if hooks:
@@ -302,28 +278,30 @@ def _add(section: Section | None, line: int, content: str) -> None:
     if not equals:
         raise ValueError('not "Key = value" (the line is not shown: it may be a key)')
     if not name or (name in _QUICK + _HOOKS and name.lower() != written.lower()):
-        known = shown(written) if len(written) <= _LONGEST else "(not shown: too long for one)"
-        raise ValueError(f"unknown key {known}", _similar(written))
+        from difflib import get_close_matches
+
+        close = get_close_matches(written.lower()[:24], _SECTION_OF, 1)
+        unknown = shown(written) if len(written) <= 24 else HIDDEN  # a longer one may be a part of a WireGuard key
+        raise ValueError(f"unknown key {unknown}", f"did you mean {_SECTION_OF[close[0]][1]}?" if close else "")
     if section is None:
         raise ValueError(f"{name} appears before any section", f"write {title} above it")
     if title != section.title:
         raise ValueError(f"{name} belongs in {title}")
-    if name == "SaveConfig" and value.strip(_BLANKS).lower() not in ("true", "false"):
-        raise ValueError("SaveConfig is neither true nor false")
     lines = section.lines.setdefault(name, [])
-    if name in _HOOKS:
-        lines.append(line)
-        return
-    if lines and name not in _LISTS:
+    if lines and name not in _LISTS + _HOOKS:
         raise ValueError(f"{name} again; it appears in line {lines[0]} too")
     values = _values(name, value.strip(_BLANKS))
     lines += [line] * len(values)
-    if values:  # the colon keeps wgconfig from making numbers of digits (007 would become 7)
-        section.text.append(f"{name} = :{', :'.join(values)}\n")
+    # The colons keep wgconfig from making numbers of digits (007 would become 7), the last comma makes it a list
+    section.text.append(f"{name} = {''.join(f':{value},' for value in values)}\n")
 
 
 def _values(name: str, value: str) -> list[str]:
     """The values of one line. To wg(8) blanks are nothing; to wg-quick(8) they part items, and a value may be empty."""
+    if name == "SaveConfig" and value.lower() not in ("true", "false"):
+        raise ValueError("SaveConfig is neither true nor false")
+    if name in _HOOKS:
+        return [""]  # never read
     if name not in _QUICK and not name.endswith("File"):
         value = _without_blanks(value)
     if not value.isascii() or not value.replace("\t", " ").isprintable():
@@ -341,13 +319,6 @@ def _without_blanks(text: str) -> str:
     return text.replace(" ", "") if text.isprintable() else text.translate(_DROP_BLANKS)
 
 
-def _similar(written: str) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(written.lower()[:_LONGEST], _SECTION_OF, 1)
-    return f"did you mean {_SECTION_OF[close[0]][1]}?" if close else ""
-
-
 def key(value: str) -> bytes:
     """A key of 32 bytes in canonical base64, as `wg genkey` prints it. The value is in no message."""
     try:
@@ -359,42 +330,9 @@ def key(value: str) -> bytes:
     raise ValueError(f"not a key: expected 44 characters of base64 that end in =, this has {len(value)} (not shown)")
 
 
-def keepalive(value: str) -> int:
-    """Seconds between keepalives, 0 for none."""
-    return 0 if value.lower() == "off" else number(value, 0, 65535)
-
-
 def fwmark(value: str) -> int:
-    """A mark for outgoing packets, 0 for none."""
-    if value.lower() == "off":
-        return 0
+    """A mark for outgoing packets, decimal or with 0x in front of it, 0 for none."""
     digits = value.removeprefix("0x")
-    if digits and _HEX_DIGITS.issuperset(digits) and (value != digits or value.isdigit()):
-        significant = digits.lstrip("0") or "0"
-        mark = int(significant, 10 if value == digits else 16) if len(significant) <= 20 else 1 << 32
-        if mark < 1 << 32:
-            return mark
-    raise ValueError(f'{shown(value)} is not a mark; legal: "off", 0 to 4294967295 or 0x0 to 0xffffffff')
-
-
-def table(value: str) -> int:
-    """A routing table, 0 for no routes at all. In wg-quick(8) the names are in small letters only."""
-    named = {"auto": 254, "off": 0}.get(value)
-    try:
-        return number(value, 1, (1 << 32) - 1, zeros=False) if named is None else named
-    except ValueError:
-        raise ValueError(f'{shown(value)} is not a table; legal: "auto", "off", 1 to 4294967295') from None
-
-
-def is_server(value: str) -> bool:
-    """wg-quick(8): digits and dots, or a colon, are an address; all else in DNS is a search domain."""
-    return ":" in value or DIGITS_AND_DOTS.issuperset(value)
-
-
-def dns(value: str) -> str:
-    """An address of a name server, or a search domain."""
-    family = socket.AF_INET6 if ":" in value else socket.AF_INET
-    legal = reads(family, value) if is_server(value) else is_host_name(value)
-    if not legal:
-        raise ValueError(f"{shown(value)} is neither an address nor a search domain")
-    return value
+    if value != digits and digits and _HEX_DIGITS.issuperset(digits) and int(digits, 16) <= 0xFFFFFFFF:
+        return int(digits, 16)
+    return number(value.lower(), 0, 0xFFFFFFFF, off=0)

@@ -1,4 +1,4 @@
-"""What goes wrong, with its exit code and the way out, and how it is said."""
+"""Failures with their exit codes and hints, and how the programs print them."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ _BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456
 
 
 class Failure(Exception):  # noqa: N818  (not every one is an error: an interruption)
-    """The kernel or the system refused; what is wrong in one line, and a hint where there is a way out."""
+    """The kernel or the system refused: the reason in one line, and a hint if there is a way out."""
 
     code = 1
 
@@ -29,7 +29,7 @@ class UsageError(Failure):
 
 
 class MissingError(Failure):
-    """Something that is needed is not there (EX_UNAVAILABLE of sysexits(3)): a namespace, a link, a library."""
+    """Something needed is missing (EX_UNAVAILABLE of sysexits(3)): a namespace, a link, a library."""
 
     code = 69
 
@@ -69,19 +69,14 @@ def shown(value: str) -> str:
 
     Blanks and what is not printable ASCII do not end a key: it may have been broken while copying.
     """
-    run = 0
-    for character in value:
-        if character in _BASE64:
-            run += 1
-        elif "!" <= character <= "~":
-            run = 0
-        if run >= _LOOKS_LIKE_A_KEY:
-            return HIDDEN
+    visible = "".join(c if c in _BASE64 else " " for c in value if "!" <= c <= "~")
+    if any(len(run) >= _LOOKS_LIKE_A_KEY for run in visible.split()):
+        return HIDDEN
     return f'"{value[:60]}{"…" if len(value) > 60 else ""}"'
 
 
 def leave_out_warnings() -> None:
-    """From here on `warn` says nothing: for what only reads a configuration of which wg-up has warned already."""
+    """From here on `warn` prints nothing: for programs that read a configuration of which wg-up has warned already."""
     _UNSAID.add(WARNING)
 
 

@@ -7,19 +7,14 @@ import time
 from . import signals
 from .errors import TryAgainError, say, shown, warn
 from .netlink import socket
-from .tunnel import Endpoint
+from .tunnel import IPV6_MINIMUM, Endpoint, Tunnel
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from .tunnel import Tunnel
-
-_IP_MTU, _IPV6_MTU = 14, 24  # ip(7), ipv6(7): the path MTU of a connected socket
+# IP_MTU and IPV6_MTU: the path MTU of a connected socket (ip(7), ipv6(7))
+_PATH_MTU = {socket.AF_INET: (socket.IPPROTO_IP, 14), socket.AF_INET6: (socket.IPPROTO_IPV6, 24)}
 _OVERHEAD = 80  # bytes that WireGuard adds at most, over IPv6 (wg-quick(8))
-_IPV6_MINIMUM = 1280  # bytes (RFC 8200); below it the kernel takes IPv6 off the link
 _ANYWHERE = Endpoint("", 51820, socket.AF_INET, b"\xc0\0\2\1")  # TEST-NET-1 (RFC 5737): goes by the default route
 _AT_ONCE = 16  # names looked up at the same time
-_HINT = "getent ahosts with this name asks the same; is the host online?"
-_PAUSES = (1.0, 2.0, 5.0)  # seconds between two tries, the last one again and again
+_LONGEST_PAUSE = 5  # seconds between two tries; the first pauses are shorter
 
 
 def ready(tunnel: Tunnel, patience: float = 0) -> Tunnel:
@@ -34,72 +29,57 @@ def resolve(tunnel: Tunnel, patience: float = 0) -> Tunnel:
     Tries a name that does not resolve again for `patience` seconds, since a name server may be late at boot. Then
     raises `TryAgainError`. SIGTERM ends the process meanwhile: nothing has been changed yet.
     """
-    wanted = dict.fromkeys(peer.endpoint for peer in tunnel.peers if peer.endpoint)
-    found = {endpoint: [literal] for endpoint in wanted if (literal := _literal(endpoint))}
+    places = {peer.endpoint: peer.endpoint for peer in tunnel.peers if peer.endpoint}
     end = time.monotonic() + patience
     tries = 0
-    while len(found) < len(wanted):
-        failures = _look_up([endpoint for endpoint in wanted if endpoint not in found], found, end if patience else 0)
+    while failures := _look_up(places, end if patience else 0):
         left = end - time.monotonic()
-        if failures and left <= 0:
-            raise TryAgainError(failures[0], _HINT)
-        if failures:
-            if not tries:
-                say(f"trying again for up to {patience:.0f} s: {failures[0]}")
-            time.sleep(min(left, _PAUSES[min(tries, len(_PAUSES) - 1)]))
+        if left <= 0:
+            raise failures[0]
+        if not tries:
+            say(f"trying again for up to {patience:.0f} s: {failures[0]}")
+        time.sleep(min(left, 1 + 2 * tries, _LONGEST_PAUSE))
         tries += 1
-    places = {endpoint: first._replace(others=tuple(others)) for endpoint, (first, *others) in found.items()}
-    return tunnel._replace(
-        peers=tuple(peer._replace(endpoint=peer.endpoint and places[peer.endpoint]) for peer in tunnel.peers)
-    )
+    peers = (peer._replace(endpoint=peer.endpoint and places[peer.endpoint]) for peer in tunnel.peers)
+    return tunnel._replace(peers=tuple(peers))
 
 
-def _look_up(wanted: list[Endpoint], found: dict[Endpoint, list[Endpoint]], end: float) -> list[str]:
-    """Look up the addresses of these endpoints and put them into `found`; what went wrong with the others.
+def _look_up(places: dict[Endpoint, Endpoint], end: float) -> list[TryAgainError]:
+    """Look up the addresses of the endpoints that have none, put them into `places`, and return what failed.
 
     getaddrinfo(3) cannot be interrupted: what has no answer at `end` (time.monotonic(), 0: never) has failed. Its
     threads go on, and do not hold up the program, which ends by os._exit.
     """
-    from concurrent.futures import ThreadPoolExecutor, wait  # 15 ms that most tunnels do not need
+    names = [endpoint for endpoint, place in places.items() if not place.family]
+    if not names:
+        return []
+    from concurrent.futures import ThreadPoolExecutor  # 15 ms that most tunnels do not need
 
     pool = ThreadPoolExecutor(_AT_ONCE)
     signals.hold()  # for the threads: SIGTERM is for this one, also when it changes the kernel and they still run
-    lookups = {endpoint: pool.submit(addresses, endpoint) for endpoint in wanted}
+    lookups = {endpoint: pool.submit(addresses, endpoint) for endpoint in names}
     signals.release()
-    done, _ = wait(lookups.values(), max(0.0, end - time.monotonic()) if end else None)
-    pool.shutdown(wait=False, cancel_futures=True)
     failures = []
     for endpoint, lookup in lookups.items():
         try:
-            if lookup not in done:
-                raise _unresolved(endpoint, "no answer yet")
-            found[endpoint] = lookup.result()
+            first, *others = lookup.result(max(0.0, end - time.monotonic()) if end else None)
+            places[endpoint] = first._replace(others=tuple(others))
+        except TimeoutError:
+            failures.append(_unresolved(endpoint, "no answer yet"))
         except TryAgainError as error:
-            failures.append(str(error))
+            failures.append(error)
+    pool.shutdown(wait=False, cancel_futures=True)
     return failures
-
-
-def _literal(endpoint: Endpoint) -> Endpoint | None:
-    """A literal address needs no resolver, and loading one costs milliseconds."""
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            return endpoint._replace(family=family, address=socket.inet_pton(family, endpoint.host))
-        except OSError:
-            continue
-    return None
 
 
 def addresses(endpoint: Endpoint) -> list[Endpoint]:
     """The endpoint at each address of its name, first where the host has a route to, then in the order of RFC 6724.
 
-    A literal one is at itself. Raises `TryAgainError` for a name that cannot be resolved.
+    Raises `TryAgainError` for a name that cannot be resolved.
     """
-    literal = _literal(endpoint)
-    if literal:
-        return [literal]
     try:
-        host = endpoint.host.encode()  # a str would load the idna codec
-        answers = socket.getaddrinfo(host, endpoint.port, 0, socket.SOCK_DGRAM, socket.IPPROTO_UDP)
+        # As bytes: a str would load the idna codec
+        answers = socket.getaddrinfo(endpoint.host.encode(), endpoint.port, 0, socket.SOCK_DGRAM, socket.IPPROTO_UDP)
     except socket.gaierror as error:
         raise _unresolved(endpoint, str(error.args[-1]).lower()) from None
     found = []
@@ -107,11 +87,12 @@ def addresses(endpoint: Endpoint) -> list[Endpoint]:
         packed = socket.inet_pton(family, str(address[0]).partition("%")[0])
         scope = int(address[3]) if len(address) == 4 else 0
         found.append(endpoint._replace(family=family, address=packed, scope=scope))
-    return sorted(dict.fromkeys(found), key=lambda one: not has_route(one)) if len(found) > 1 else found
+    return sorted(dict.fromkeys(found), key=lambda one: not has_route(one))
 
 
 def _unresolved(endpoint: Endpoint, reason: str) -> TryAgainError:
-    return TryAgainError(f"endpoint {shown(endpoint.host)} does not resolve: {reason}", _HINT)
+    hint = "getent ahosts with this name asks the same; is the host online?"
+    return TryAgainError(f"endpoint {shown(endpoint.host)} does not resolve: {reason}", hint)
 
 
 def path_mtu(tunnel: Tunnel) -> int:
@@ -124,23 +105,20 @@ def path_mtu(tunnel: Tunnel) -> int:
     endpoints = {(to.address, to.scope): to for peer in tunnel.peers if (to := peer.endpoint)}
     best = max(map(_mtu_to, endpoints.values()), default=0)
     mtu = (best or _mtu_to(_ANYWHERE) or 1500) - _OVERHEAD
-    if mtu < _IPV6_MINIMUM and tunnel.has_ipv6():
+    if mtu < IPV6_MINIMUM and tunnel.has_ipv6():
         warn(f"the way to the endpoint has room for an mtu of {mtu} only, IPv6 needs 1280: packets will be split")
-        return _IPV6_MINIMUM
+        return IPV6_MINIMUM
     return mtu
 
 
 def _mtu_to(endpoint: Endpoint) -> int:
     """The path MTU in bytes, 0 where there is no route. Connecting a UDP socket sends nothing."""
-    address = socket.inet_ntop(endpoint.family, endpoint.address)
+    place = socket.inet_ntop(endpoint.family, endpoint.address), endpoint.port
     udp = None
     try:
         udp = socket.socket(endpoint.family, socket.SOCK_DGRAM)
-        if endpoint.family == socket.AF_INET:
-            udp.connect((address, endpoint.port))
-            return udp.getsockopt(socket.IPPROTO_IP, _IP_MTU)
-        udp.connect((address, endpoint.port, 0, endpoint.scope))
-        return udp.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
+        udp.connect(place if endpoint.family == socket.AF_INET else (*place, 0, endpoint.scope))
+        return udp.getsockopt(*_PATH_MTU[endpoint.family])
     except OSError:
         return 0
     finally:

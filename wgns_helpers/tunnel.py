@@ -36,17 +36,16 @@ else:
             return tuple.__new__(cls, values)
 
         def _replace(self, **changes):
-            made = tuple.__new__(type(self), map(changes.pop, self._fields, self))
-            if changes:
-                raise TypeError(f"{type(self).__name__} has no such field")
-            return made
+            values = tuple(map(changes.pop, self._fields, self))
+            return type(self)(*values, **changes)
 
         def __repr__(self):  # no fields: some of them are keys
             return f"<{type(self).__name__}>"
 
 
-DIGITS_AND_DOTS = frozenset("0123456789.")
+_DIGITS_AND_DOTS = frozenset("0123456789.")
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
+IPV6_MINIMUM = 1280  # bytes of MTU (RFC 8200); below it the kernel takes IPv6 off the link
 ALIVE = 180  # seconds after the handshake until a session ends (REJECT_AFTER_TIME of WireGuard)
 
 
@@ -60,8 +59,6 @@ class Network(NamedTuple):
     def network(self) -> Network:
         """The same without host bits."""
         host_bits = 8 * len(self.address) - self.prefix
-        if not host_bits:
-            return self
         number = int.from_bytes(self.address, "big")
         masked = number >> host_bits << host_bits
         return self if masked == number else self._replace(address=masked.to_bytes(len(self.address), "big"))
@@ -140,7 +137,7 @@ class Tunnel(NamedTuple):
     dns: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
     peers: tuple[Peer, ...] = ()
-    routes: tuple[Route, ...] | None = None  # None: to the allowed IPs, in `table`
+    routes: tuple[Route, ...] = ()  # as in the kernel
     up: bool = True
     alias: str = ""  # of the link, as earlier versions of wg-up set it
     public_key: bytes = b""  # only of a present tunnel
@@ -150,10 +147,10 @@ class Tunnel(NamedTuple):
         return {peer.public_key: f"peer {number}" for number, peer in enumerate(self.peers, 1)}
 
     def as_in_kernel(self) -> Tunnel:
-        """The same as the kernel keeps it.
+        """The same as the kernel keeps it, with routes to the allowed IPs.
 
-        The private key is clamped (curve25519_clamp_secret), an allowed IP has no host bits and belongs to the last
-        peer that lists it, and a preshared key of zeros is none.
+        The private key is clamped (curve25519_clamp_secret), and an allowed IP has no host bits and belongs to the last
+        peer that lists it.
         """
         owner = {network.network(): peer.public_key for peer in self.peers for network in peer.allowed_ips}
         allowed: dict[bytes, list[Network]] = {peer.public_key: [] for peer in self.peers}
@@ -162,19 +159,10 @@ class Tunnel(NamedTuple):
         private = bytearray(self.private_key)
         if private:
             private[0], private[-1] = private[0] & 248, private[-1] & 127 | 64
-        routes = self.routes
-        if routes is None:
-            routes = tuple(Route(network, self.table) for network in self.routed())
         return self._replace(
             private_key=bytes(private),
-            routes=routes,
-            peers=tuple(
-                peer._replace(
-                    preshared_key=peer.preshared_key if any(peer.preshared_key) else b"",
-                    allowed_ips=tuple(allowed[peer.public_key]),
-                )
-                for peer in self.peers
-            ),
+            routes=tuple(Route(network, self.table) for network in self.routed()),
+            peers=tuple(peer._replace(allowed_ips=tuple(allowed[peer.public_key])) for peer in self.peers),
         )
 
     def routed(self) -> list[Network]:
@@ -184,7 +172,7 @@ class Tunnel(NamedTuple):
         return [network for network in wanted if network not in connected]
 
     def has_ipv6(self) -> bool:
-        """Whether it has an IPv6 address or route, and so needs an MTU of at least 1280 bytes (RFC 8200)."""
+        """Whether it has an IPv6 address or route, and so needs an MTU of at least `IPV6_MINIMUM`."""
         return any(network.family == socket.AF_INET6 for network in (*self.addresses, *self.routed()))
 
     def without_ipv6(self) -> Tunnel:
@@ -200,16 +188,19 @@ class Tunnel(NamedTuple):
         )
 
 
-def number(value: str, lowest: int, highest: int, *, zeros: bool = True) -> int:
-    """A decimal number in a range (ASCII digits only).
+def number(value: str, lowest: int, highest: int, *, zeros: bool = True, **words: int) -> int:
+    """A decimal number in a range (ASCII digits only), or what one of the `words` stands for.
 
     It may begin with `zeros` where wg(8) reads it; ip(8), to which wg-quick(8) hands on the rest, takes it for octal.
     """
+    if value in words:
+        return words[value]
     digits = value.lstrip("0") or value[:1]  # int() would refuse many zeros
     legal = value.isascii() and value.isdigit() and (zeros or value == digits)
     if legal and len(digits) <= 20 and lowest <= int(digits) <= highest:
         return int(digits)
-    raise ValueError(f"{shown(value)} is not a number from {lowest} to {highest}")
+    expected = "".join(f' or "{word}"' for word in words)
+    raise ValueError(f"{shown(value)} is not a number from {lowest} to {highest}{expected}")
 
 
 def network(value: str, *, zeros: bool = True) -> Network:
@@ -220,12 +211,11 @@ def network(value: str, *, zeros: bool = True) -> Network:
         prefix = number(length, 0, bits, zeros=zeros) if slash else bits
         return Network(family, socket.inet_pton(family, text), prefix)
     except (OSError, ValueError):
-        example = "fd00::2/128" if bits == 128 else "10.0.0.2/32"
-        raise ValueError(f"{shown(value)} is not ADDRESS/LENGTH, like {example}; legal lengths: 0 to {bits}") from None
+        raise ValueError(f"{shown(value)} is not ADDRESS/LENGTH with a length from 0 to {bits}") from None
 
 
 def endpoint(value: str) -> Endpoint:
-    """HOST:PORT, or [IPV6]:PORT."""
+    """HOST:PORT, or [IPV6]:PORT. A literal address is resolved at once, unless it has a zone (fe80::1%eth0)."""
     host, _, port = value.rpartition(":")
     try:
         port_number = number(port, 1, 65535)
@@ -235,27 +225,25 @@ def endpoint(value: str) -> Endpoint:
         host = host[1:-1]
     elif ":" in host:
         raise ValueError(f"{shown(value)}: where does the address end?", "write [IPV6]:PORT")
-    if not (_is_ipv6(host) if ":" in host else is_host_name(host)):
-        raise ValueError(f"{shown(value)}: neither a host name nor an address")
-    return Endpoint(host, port_number)
+    address, percent, zone = host.partition("%") if ":" in host else (host, "", "")
+    if bool(zone) != bool(percent) or not _NAME_CHARACTERS.issuperset(zone):
+        raise ValueError(f"{shown(value)}: no interface's name after the %")
+    family, packed = literal(address)
+    return Endpoint(host, port_number) if zone else Endpoint(host, port_number, family, packed)
 
 
-def _is_ipv6(text: str) -> bool:
-    address, percent, zone = text.partition("%")
-    return reads(socket.AF_INET6, address) and bool(zone) == bool(percent) and _NAME_CHARACTERS.issuperset(zone)
+def literal(text: str) -> tuple[int, bytes]:
+    """The family and the bytes of a literal address; 0 and none of a name by RFC 1123, which may have underscores.
 
-
-def is_host_name(text: str) -> bool:
-    """As RFC 1123 has it, underscores too; an IPv4 address is one, but nothing else in digits and dots."""
-    if DIGITS_AND_DOTS.issuperset(text):
-        return reads(socket.AF_INET, text)
-    labels = text.removesuffix(".").split(".")
-    return len(text) <= 253 and _NAME_CHARACTERS.issuperset(text) and all(0 < len(label) <= 63 for label in labels)
-
-
-def reads(family: int, text: str) -> bool:
-    """Whether inet_pton(3) does."""
+    As in wg-quick(8), a text with a colon, or of digits and dots only, has to be an address. ValueError for all else.
+    """
     try:
-        return bool(socket.inet_pton(family, text))
+        if ":" in text or _DIGITS_AND_DOTS.issuperset(text):
+            family = socket.AF_INET6 if ":" in text else socket.AF_INET
+            return family, socket.inet_pton(family, text)
+        labels = text.removesuffix(".").split(".")
+        if len(text) <= 253 and _NAME_CHARACTERS.issuperset(text) and all(0 < len(label) <= 63 for label in labels):
+            return 0, b""
     except OSError:
-        return False
+        pass
+    raise ValueError(f"{shown(text)} is neither an address nor the name of a host or domain")

@@ -13,10 +13,8 @@ def existing(socket: netlink.Socket, link: str, namespace: str) -> int:
     """The index of the WireGuard link of that name, 0 where there is none; `Failure` for a link of another kind."""
     index, kind, _ = netlink.read_link(socket, link) or (0, KIND, 0)
     if kind != KIND:
-        raise Failure(
-            f'namespace "{namespace}" has a link "{link}" that is not WireGuard but {kind or "hardware"}',
-            "it was made by somebody else and is left alone",
-        )
+        text = f'namespace "{namespace}" has a link "{link}" that is not WireGuard but {kind or "hardware"}'
+        raise Failure(text, "another program made it; wg-up and wg-down leave it alone")
     return index
 
 
@@ -33,18 +31,14 @@ def down(link: str, namespace: str) -> None:
         except MissingError as error:
             say(f"nothing to take down: {error}")
         else:
-            _delete(link, namespace, descriptor)
+            if netns.identity(descriptor) != netns.own():
+                netns.enter(descriptor)
+            with netlink.Socket() as socket:
+                index = existing(socket, link, namespace)
+                if index:
+                    socket.run([netlink.delete_link(index)])
+                    say(f'"{link}" is gone from namespace "{namespace}"')
+                else:
+                    say(f'there is no "{link}" in namespace "{namespace}"')
         dns_files.remove(namespace, link)
         dns_files.unpublish(namespace)
-
-
-def _delete(link: str, namespace: str, descriptor: int) -> None:
-    if netns.identity(descriptor) != netns.own():
-        netns.enter(descriptor)
-    with netlink.Socket() as socket:
-        index = existing(socket, link, namespace)
-        if index:
-            socket.run([netlink.delete_link(index)])
-            say(f'"{link}" is gone from namespace "{namespace}"')
-        else:
-            say(f'there is no "{link}" in namespace "{namespace}"')

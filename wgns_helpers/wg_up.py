@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import time
+from binascii import crc32
 
 from . import dns_files, netlink, netns, present, signals, wg_down, wireguard
 from .diff import NOTHING, diff, listed, words
 from .errors import ConfigError, Failure, MissingError, PermissionRefusedError, TryAgainError, say, warn
 from .resolve import ready
 from .signals import Lock
+from .wireguard import Link
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,10 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .tunnel import Peer, Tunnel
-    from .wireguard import Link
 
-_TRIES = 5  # another process may create a link between our look at the indexes and our request
-_ROUNDS = 3  # one change can bring along another: with an IPv4 address go the others of its network
+_ROUNDS = 4  # one change can bring along another: with an IPv4 address go the others of its network
 _RETRY = 5.3  # seconds after which the kernel tries a handshake again (REKEY_TIMEOUT and its jitter)
 _LOOK = 0.2  # seconds between two looks for a handshake
 
@@ -33,29 +33,35 @@ def up(name: str, namespace: str, load: Callable[[], Tunnel], patience: float = 
     uses the configuration as it is then. With `patience`, in seconds, waits for a handshake. Changes only what differs
     in an existing link; after a failure, undoes what this run changed. Raises `Failure`.
     """
-    descriptor = _open(namespace, load)
+    try:
+        descriptor = netns.open_namespace(namespace)
+    except MissingError:
+        load()  # its errors are reported first
+        raise
+    if netns.identity(descriptor) == netns.own():
+        text = f'wg-up runs inside the network namespace "{namespace}": the tunnel\'s own packets would have no route'
+        raise PermissionRefusedError(text, "run it in the host's network namespace")
     with Lock(namespace):
         _up(name, namespace, descriptor, load(), patience)
         dns_files.publish(namespace)
 
 
 def _up(name: str, namespace: str, descriptor: int, tunnel: Tunnel, patience: float) -> None:
-    taken = {index for index, _ in netlink.socket.if_nameindex()}
     signals.hold()
     with netlink.Socket() as outside:
         netns.enter(descriptor)
         tunnel = possible(tunnel, namespace)
-        with wireguard.Link(name) as link:
+        with Link(name) as link:
             link.index = wg_down.existing(link.route, name, namespace)
             _warn_of_others(link, namespace)
             former = present.read(link)[0] if link.index else None
-            if not former:
-                link.index = _create(outside, link, namespace, descriptor, taken)
             try:
-                done = _converge(link, former, tunnel)
+                if not former:
+                    _create(outside, link, namespace, descriptor)
+                requests = _converge(link, former, tunnel)
                 signals.check()
                 _wait(link, tunnel, patience)
-                done += dns_files.write(dns_files.diff(namespace, name, tunnel))
+                files = dns_files.write(dns_files.diff(namespace, name, tunnel))
             except BaseException:
                 if former:
                     _restore(link, former, tunnel.names())
@@ -63,7 +69,8 @@ def _up(name: str, namespace: str, descriptor: int, tunnel: Tunnel, patience: fl
                     _delete(link)
                 raise
     if former:
-        now = f" now: {listed(done)}" if done else ": nothing to change"
+        done = listed(words(requests) + files)
+        now = f" now: {done}" if done else ": nothing to change"
         say(f'"{name}" in namespace "{namespace}" is as configured{now}')
     else:
         unnamed = "" if tunnel.dns else ", no DNS= in the configuration: names are not looked up"
@@ -75,44 +82,26 @@ def _warn_of_others(link: Link, namespace: str) -> None:
     names = [name for _, name in netlink.socket.if_nameindex() if name not in netns.LOCAL_LINKS | {link.name}]
     others = [name for name in names if (netlink.read_link(link.route, name) or (0, ""))[1] != wg_down.KIND]
     if others:
-        warn(
-            f'namespace "{namespace}" has other links ({", ".join(others)}): they may lead past the tunnel',
-            f"wgns check refuses services there; ip -n {namespace} link delete {others[0]}",
-        )
+        text = f'namespace "{namespace}" has other links ({", ".join(others)}): they may lead past the tunnel'
+        warn(text, f"wgns check refuses services there; ip -n {namespace} link delete {others[0]}")
 
 
-def _open(namespace: str, load: Callable[[], Tunnel]) -> int:
-    try:
-        descriptor = netns.open_namespace(namespace)
-    except MissingError:
-        load()  # what is wrong with the configuration is reported first
-        raise
-    if netns.identity(descriptor) == netns.own():
-        raise PermissionRefusedError(
-            f'wg-up runs inside the network namespace "{namespace}": the tunnel\'s own packets would have no route',
-            "run it in the host's network namespace",
-        )
-    return descriptor
-
-
-def _converge(link: Link, former: Tunnel | None, tunnel: Tunnel) -> list[str]:
-    """Send what differs until nothing does; what was done, in words. A new link is not read again."""
+def _converge(link: Link, former: Tunnel | None, tunnel: Tunnel) -> list[netlink.Request]:
+    """Send what differs until nothing does, and return the requests. A new link is not read again."""
     now = former or NOTHING
-    done: list[str] = []
+    sent: list[netlink.Request] = []
     for _ in range(_ROUNDS):
         requests = _send(link, now, tunnel)
+        sent += requests
         if not requests or not former:
-            return list(dict.fromkeys(done))
-        done += words(requests)
+            return sent
         now, _ = present.read(link)
-    left = listed(words(diff(now, tunnel, link.device(), tunnel.names())))
-    if left:
-        raise Failure(f'"{link.name}" does not become as configured: {left}', "does another program change it?")
-    return list(dict.fromkeys(done))
+    text = f'"{link.name}" does not become as configured: {listed(words(requests))}'
+    raise Failure(text, "does another program change it?")
 
 
 def _send(link: Link, now: Tunnel, tunnel: Tunnel) -> list[netlink.Request]:
-    """Send the requests that make `tunnel` of `now`, and return them.
+    """Send the requests that turn `now` into `tunnel`, and return them.
 
     The kernel ignores a peer with the link's own public key. Only it computes that key, so the private key goes first.
     """
@@ -131,53 +120,48 @@ def _send(link: Link, now: Tunnel, tunnel: Tunnel) -> list[netlink.Request]:
 
 
 def _restore(link: Link, former: Tunnel, names: dict[bytes, str]) -> None:
-    """Make the link again what it was, or report what it could not be made."""
+    """Undo the changes of an existing link, or report what stays changed."""
     refused: object = ""
     try:
         for _ in range(_ROUNDS):
-            for request in diff(present.read(link)[0], former, link.device(), names):
+            requests = diff(present.read(link)[0], former, link.device(), names)
+            for request in requests:
                 try:
                     link.run([request])
-                except Failure as error:  # then at least all the rest
+                except Failure as error:  # the other requests may succeed
                     refused = error
-        left = listed(words(diff(present.read(link)[0], former, link.device(), names)))
+        left = listed(words(requests))
     except Exception as error:  # noqa: BLE001  (whatever it is, the first failure is the one to report)
         left, refused = "its state cannot be read", type(error).__name__
     if left:
         warn(f'"{link.name}" is not what it was before ({refused}); not restored: {left}', "run wg-up once more")
 
 
-def _create(outside: netlink.Socket, link: Link, namespace: str, descriptor: int, taken: set[int]) -> int:
-    """Create the link; its index, one that is free in both namespaces (see netlink.create_link)."""
-    taken |= {index for index, _ in netlink.socket.if_nameindex()}
-    for _ in range(_TRIES):
-        index = next(index for index in range(2, 1 << 31) if index not in taken)
-        taken.add(index)
-        signals.check()
-        try:
-            outside.run([netlink.create_link(link.name, wg_down.KIND, index, descriptor)])
-        except netlink.KernelRefusedError as error:
-            if error.errno == errno.EOPNOTSUPP:
-                raise wireguard.no_wireguard() from None
-            if error.errno not in (errno.EEXIST, errno.EBUSY):
-                raise
-            if wg_down.existing(link.route, link.name, namespace):
-                raise Failure(f'another process has just created "{link.name}" in namespace "{namespace}"') from None
-            refused = error
-        except Failure:
-            made = netlink.read_link(link.route, link.name)
-            if made and made[0] == index:  # the kernel's answer got lost, not the request
-                link.index = index
-                _delete(link)
-            raise
-        else:
-            return index
-    raise refused
+def _create(outside: netlink.Socket, link: Link, namespace: str, descriptor: int) -> None:
+    """Create the link.
+
+    Its index has to be free in both namespaces (see netlink.create_link). The kernel counts from 1 and does not come as
+    far as 2^30, so an index above that, made of the names, is free, also while other programs create links.
+    """
+    link.index = 1 << 30 | crc32(f"{namespace}/{link.name}".encode()) >> 2
+    signals.check()
+    try:
+        outside.run([netlink.create_link(link.name, wg_down.KIND, link.index, descriptor)])
+    except netlink.KernelRefusedError as error:
+        link.index = 0  # nothing to undo
+        if error.errno == errno.EOPNOTSUPP:
+            raise wireguard.no_wireguard() from None
+        if error.errno == errno.EEXIST and wg_down.existing(link.route, link.name, namespace):
+            raise Failure(f'another process has just created "{link.name}" in namespace "{namespace}"') from None
+        raise
 
 
 def _delete(link: Link) -> None:
+    """Delete the link that this run has created, if it has: the kernel's answer can get lost."""
     try:
-        link.run([netlink.delete_link(link.index)])
+        made = netlink.read_link(link.route, link.name)
+        if made and made[0] == link.index:
+            link.run([netlink.delete_link(link.index)])
     except Failure as error:
         warn(f'the link "{link.name}" could not be deleted again: {error}', f"wg-down {link.name}")
 
@@ -190,9 +174,10 @@ def _wait(link: Link, tunnel: Tunnel, seconds: float) -> None:
     """
     reachable = [peer for peer in tunnel.peers if peer.endpoint]
     chosen = [peer for peer in reachable if any(network.prefix <= 1 for network in peer.allowed_ips)] or reachable
-    if not seconds or _is_alive(link, chosen):  # then nothing is to be changed, not even for a moment
+    if not seconds or _is_alive(link, chosen):  # a session needs no change, not even for a moment
         return
     silent = [peer.public_key for peer in chosen if not peer.keepalive]
+    places = {peer.public_key: peer.endpoint.places() for peer in chosen if peer.endpoint and peer.endpoint.others}
     began = tried = time.monotonic()
     turn = 0
     _set(link, tunnel, {key: {"keepalive": 1} for key in silent})
@@ -202,15 +187,11 @@ def _wait(link: Link, tunnel: Tunnel, seconds: float) -> None:
             now = time.monotonic()
             if now - began > seconds:
                 asked = ", ".join(tunnel.names()[peer.public_key] for peer in chosen) or "no peer has an endpoint"
-                raise TryAgainError(
-                    f'"{link.name}": no handshake within {seconds:.0f} s ({asked})',
-                    "are the keys right, and known to the provider? does UDP to the endpoint get through?",
-                )
+                hint = "are the keys right, and known to the provider? does UDP to the endpoint get through?"
+                raise TryAgainError(f'"{link.name}": no handshake within {seconds:.0f} s ({asked})', hint)
             if now - tried > _RETRY:
                 turn, tried = turn + 1, now
-                places = {peer.public_key: peer.endpoint.places() for peer in chosen if peer.endpoint}
-                turns = {key: each[turn % len(each)] for key, each in places.items() if len(each) > 1}
-                _set(link, tunnel, {key: {"endpoint": place} for key, place in turns.items()})
+                _set(link, tunnel, {key: {"endpoint": each[turn % len(each)]} for key, each in places.items()})
             time.sleep(_LOOK)
     finally:
         _set(link, tunnel, {key: {"keepalive": 0} for key in silent})
@@ -240,13 +221,11 @@ def _has_ipv6() -> bool:
 
 
 def possible(tunnel: Tunnel, namespace: str) -> Tunnel:
-    """What of the tunnel this process's network namespace can have, as the kernel keeps it; a warning without IPv6."""
+    """The tunnel as the kernel keeps it in this process's network namespace; a warning if that has no IPv6."""
     less = tunnel if _has_ipv6() else tunnel.without_ipv6()
     if less != tunnel:
-        warn(
-            f'namespace "{namespace}" has no IPv6: addresses, allowed IPs and name servers of IPv6 are left out',
-            "nothing can leave by IPv6 there; sysctl net.ipv6.conf.default.disable_ipv6=0 would bring it back",
-        )
+        hint = "nothing can leave by IPv6 there; sysctl net.ipv6.conf.default.disable_ipv6=0 would bring it back"
+        warn(f'namespace "{namespace}" has no IPv6: wg-up leaves out IPv6 addresses, allowed IPs, name servers', hint)
     return less.as_in_kernel()
 
 
@@ -266,12 +245,12 @@ def plan(name: str, namespace: str, tunnel: Tunnel) -> list[str]:
         warn(f"{error}: these are the steps for a tunnel that does not exist yet", "root sees what exists")
     if index:
         tunnel = ready(tunnel)
-        with netns.Inside(descriptor), wireguard.Link(name, index) as link:
+        with netns.Inside(descriptor), Link(name, index) as link:
             steps = differences(link, namespace, present.read(link)[0], tunnel)
         return steps or [f'"{name}" in namespace "{namespace}" is as configured: nothing to change']
     created = netlink.create_link(name, wg_down.KIND, 0, 0).what
     steps = [f'{created} in namespace "{namespace}", its UDP socket in this one']
-    steps += words(diff(NOTHING, tunnel, names=tunnel.names()))
+    steps += words(diff(NOTHING, tunnel.as_in_kernel(), wireguard.Device(), tunnel.names()))
     steps += [] if tunnel.mtu else ["mtu from the route to the endpoint"]
     return steps + list(map(str, dns_files.diff(namespace, name, tunnel)))
 

@@ -324,13 +324,13 @@ BOTH = [
     ),
     Difference(
         "nobody knows it for an address",
-        "Endpoint: .* neither a host name nor an address",
+        "Endpoint: .* is neither an address nor the name of a host",
         line(r"^endpoint=\[?((\d+\.){0,2}\d+|[\d.]*\b0\d[\d.]*)\]?:"),
         peer("Endpoint=127.1:5"),
     ),
     Difference(
         "no host is called so",
-        "Endpoint: .* neither a host name nor an address",
+        "Endpoint: .* is neither an address nor the name of a host",
         line(r"^endpoint=\[?\*\]?:"),
         peer("Endpoint=*:5"),
     ),
@@ -364,13 +364,13 @@ QUICK = [
     ),
     Difference(
         LATER,
-        "Table: .* is not a table",
+        "Table: .* is not a number",
         illegal("table", lambda word: word in ("auto", "off") or plain(1, 4294967295)(word)),
         interface("Table=main"),
     ),
     Difference(
         LATER,
-        "DNS: .* is neither an address nor a search domain",
+        "DNS: .* is neither an address nor the name of a host or domain",
         illegal("dns", is_server_or_domain),
         interface("DNS=fe80::1%lo"),
     ),
