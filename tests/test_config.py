@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support import MINIMAL, PRESHARED, PRIVATE, PUBLIC, PUBLIC2, assert_no_key
 from wgns_helpers import config
 from wgns_helpers.errors import ConfigError, Failure, MissingError
-from wgns_helpers.tunnel import Endpoint, Network, Peer, Route, Tunnel, network
+from wgns_helpers.tunnel import Endpoint, Network, Peer, Route, Tunnel, endpoint, network
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +90,7 @@ def test_endpoints_alone(tmp_path: Path) -> None:
     path = tmp_path / "wg.conf"
     path.write_text(FULL.replace(f"PRIVATEKEY={PRIVATE}", "PrivateKeyFile = missing"))
     first, second = config.load_endpoints(str(path)).peers
-    assert first == Peer(b64(PUBLIC), endpoint=Endpoint("fd00::1", 51820))
+    assert first == Peer(b64(PUBLIC), endpoint=endpoint("[fd00::1]:51820"))
     assert second == Peer(b64(PUBLIC2), endpoint=Endpoint("vpn.example.com", 1))
     assert config.load_endpoints(str(path)).private_key == b""
 

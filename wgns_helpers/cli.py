@@ -108,7 +108,10 @@ def _print(text: str) -> None:
 
 
 def _wg(program: str, name: str, options: dict[str, str]) -> None:
-    link = checked_link(checked_name(name))
+    path = name if "/" in name and name.endswith(".conf") else ""  # as wg-quick(8) takes it
+    if path and "--config" in options:
+        raise UsageError(f"--config and {shown(path)}: expected one of the two")
+    link = checked_link(checked_name(os.path.basename(path)[:-5] if path else name))
     namespace = checked_name(options["--netns"]) if "--netns" in options else link
     if program == "wg-down":
         from . import wg_down
@@ -117,7 +120,8 @@ def _wg(program: str, name: str, options: dict[str, str]) -> None:
         return
     from . import config, resolve, wg_up
 
-    file, private_key = options.get("--config", config.path_of(link)), options.get("--private-key", "")
+    file = options.get("--config", path or config.path_of(link))
+    private_key = options.get("--private-key", "")
     if "--dry-run" in options:
         steps = wg_up.plan(link, namespace, config.load(file, private_key))
         _print("".join(f"{step}\n" for step in steps))

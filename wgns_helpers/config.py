@@ -13,7 +13,7 @@ from binascii import a2b_base64, b2a_base64
 from io import StringIO
 
 from .errors import HIDDEN, ConfigError, MissingError, shown, system_error, warn
-from .tunnel import IPV6_MINIMUM, Peer, Tunnel, endpoint, literal, network, number
+from .tunnel import IPV6_MINIMUM, Network, Peer, Tunnel, endpoint, literal, network, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ _HOOKS = ("PreUp", "PostUp", "PreDown", "PostDown", "SaveConfig")
 _PEER = ("PublicKey", "PresharedKey", "PresharedKeyFile", "AllowedIPs", "Endpoint", "PersistentKeepalive")
 _SECTION_OF = {name.lower(): ("[Interface]", name) for name in _INTERFACE + _QUICK + _HOOKS}
 _SECTION_OF |= {name.lower(): ("[Peer]", name) for name in _PEER}
+_AMNEZIA = ("Jc", "Jmin", "Jmax", "S1", "S2", "S3", "S4", "H1", "H2", "H3", "H4", "I1", "I2", "I3", "I4", "I5")
 _LISTS = ("Address", "DNS", "AllowedIPs")
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
 _BLANKS = " \t\v\f\r"  # isspace(3) in the C locale, which is what wg(8) drops
@@ -39,6 +40,11 @@ _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 def path_of(name: str) -> str:
     """The path of the configuration of the tunnel `name`, unless an option gives another."""
     return f"/etc/wireguard/{name}.conf"
+
+
+def missing_hint(path: str) -> str:
+    """The way out where a configuration is missing."""
+    return f"install -m 600 PROVIDER.conf {path}, with the provider's file"
 
 
 def load(path: str, private_key_file: str = "") -> Tunnel:
@@ -52,7 +58,7 @@ def load(path: str, private_key_file: str = "") -> Tunnel:
         with open(0, "rb", closefd=False) as file:
             data, readable = file.read(_SIZE_LIMIT + 1), False
     else:
-        data, readable = _read(path, "--config FILE reads another file, --config - the standard input")
+        data, readable = _read(path, missing_hint(path))
     interface, peers = sections(decode(data, source), source)
     if readable and any({"PrivateKey", "PresharedKey"} & section.items.keys() for section in (interface, *peers)):
         warn(f"{source} holds a key and can be read by every user", f"chmod 600 {source}")
@@ -89,6 +95,10 @@ def _check(tunnel: Tunnel, interface: Section) -> None:
         warn(f"{interface.source}: no Address: nothing can be sent from this interface")
     if tunnel.search and not tunnel.dns:
         warn(f"{interface.source}: DNS has search domains only: without a name server they are not used")
+    owners = {network.network(): peer for peer in tunnel.peers for network in peer.allowed_ips}
+    shared = [n for peer in tunnel.peers for n in map(Network.network, peer.allowed_ips) if owners[n] is not peer]
+    if shared:
+        warn(f"{interface.source}: several peers have the allowed IPs {shared[0]}: only the last one gets them")
     for position, address in enumerate(tunnel.addresses):
         if address in tunnel.addresses[:position]:
             raise interface.error("Address", position, f"{address} appears twice")
@@ -205,16 +215,12 @@ class Section:
 
 
 def decode(data: bytes, source: str) -> str:
-    """The text of a file; `ConfigError` for too large a file, and with its line for a byte that is not UTF-8."""
+    """The text of a file; only comments may have other characters than ASCII. `ConfigError` for too large a file."""
     if data.startswith(b"\xef\xbb\xbf"):
         raise ConfigError(f"{source}:1: a byte order mark", "save the file as UTF-8 without BOM")
     if len(data) > _SIZE_LIMIT:
         raise ConfigError(f"{source}: more than {_SIZE_LIMIT} bytes, which no configuration has")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{source}:{line}: not UTF-8: byte 0x{data[error.start]:02x}") from None
+    return data.decode(errors="replace")
 
 
 def sections(text: str, source: str) -> tuple[Section, list[Section]]:
@@ -280,6 +286,11 @@ def _add(section: Section | None, line: int, content: str) -> None:
     if not name or (name in _QUICK + _HOOKS and name.lower() != written.lower()):
         from difflib import get_close_matches
 
+        if written in _AMNEZIA:
+            raise ValueError(
+                f"{written} is a key of AmneziaWG, which WireGuard cannot talk to",
+                "ask the provider for a plain WireGuard file",
+            )
         close = get_close_matches(written.lower()[:24], _SECTION_OF, 1)
         unknown = shown(written) if len(written) <= 24 else HIDDEN  # a longer one may be a part of a WireGuard key
         raise ValueError(f"unknown key {unknown}", f"did you mean {_SECTION_OF[close[0]][1]}?" if close else "")

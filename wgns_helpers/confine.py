@@ -218,7 +218,7 @@ def check_tunnel(name: str) -> None:
     """Refuse a tunnel that nobody has configured. Raises `ConfigError`."""
     path = config.path_of(name)
     if not os.path.exists(path) and systemctl("is-active", tunnel_unit(name)):
-        raise ConfigError(f"there is no tunnel {shown(name)}: no {path}", f"install -m 600 PROVIDER.conf {path}")
+        raise ConfigError(f"there is no tunnel {shown(name)}: no {path}", config.missing_hint(path))
 
 
 def _check_pairs(name: str, units: list[Unit]) -> None:

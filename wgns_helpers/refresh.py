@@ -46,7 +46,7 @@ def _refresh(name: str, descriptor: int, *, required: bool) -> list[Failure]:
     """Refresh one tunnel; the failures to look a name up, which happens in this process's namespace."""
     tunnel = config.load_endpoints(config.path_of(name))
     endpoints = {peer.public_key: peer.endpoint for peer in tunnel.peers if peer.endpoint}
-    named = {key: endpoint for key, endpoint in endpoints.items() if not _is_literal(endpoint.host)}
+    named = {key: endpoint for key, endpoint in endpoints.items() if not endpoint.family}
     if not named:
         return []
     with netns.Inside(descriptor):
@@ -106,7 +106,3 @@ def _move(link: Link, places: dict[bytes, list[Endpoint]], names: dict[bytes, st
             address = place._replace(host=socket.inet_ntop(place.family, place.address))
             formerly = "" if former == NOWHERE else f", no longer {former}"
             say(f'"{link.name}": {names[key]}: endpoint {place} is {address} now{formerly}', priority=errors.NOTICE)
-
-
-def _is_literal(host: str) -> bool:
-    return ":" in host or host.rpartition(".")[2].isdecimal()

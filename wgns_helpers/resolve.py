@@ -31,45 +31,47 @@ def resolve(tunnel: Tunnel, patience: float = 0) -> Tunnel:
     """
     places = {peer.endpoint: peer.endpoint for peer in tunnel.peers if peer.endpoint}
     end = time.monotonic() + patience
-    tries = 0
-    while failures := _look_up(places, end if patience else 0):
-        left = end - time.monotonic()
+    tries, failures = 0, dict[Endpoint, TryAgainError]()
+    while _look_up(places, failures, end if patience else 0):
+        left, failure = end - time.monotonic(), next(iter(failures.values()))
         if left <= 0:
-            raise failures[0]
+            raise failure
         if not tries:
-            say(f"trying again for up to {patience:.0f} s: {failures[0]}")
+            say(f"trying again for up to {patience:.0f} s: {failure}")
         time.sleep(min(left, 1 + 2 * tries, _LONGEST_PAUSE))
         tries += 1
     peers = (peer._replace(endpoint=peer.endpoint and places[peer.endpoint]) for peer in tunnel.peers)
     return tunnel._replace(peers=tuple(peers))
 
 
-def _look_up(places: dict[Endpoint, Endpoint], end: float) -> list[TryAgainError]:
-    """Look up the addresses of the endpoints that have none, put them into `places`, and return what failed.
+def _look_up(places: dict[Endpoint, Endpoint], failures: dict[Endpoint, TryAgainError], end: float) -> bool:
+    """Look up the addresses of the endpoints that have none, put them into `places`, and return whether some failed.
+
+    A name that has no answer this time keeps the failure of the time before.
 
     getaddrinfo(3) cannot be interrupted: what has no answer at `end` (time.monotonic(), 0: never) has failed. Its
     threads go on, and do not hold up the program, which ends by os._exit.
     """
     names = [endpoint for endpoint, place in places.items() if not place.family]
     if not names:
-        return []
+        return False
     from concurrent.futures import ThreadPoolExecutor  # 15 ms that most tunnels do not need
 
     pool = ThreadPoolExecutor(_AT_ONCE)
     signals.hold()  # for the threads: SIGTERM is for this one, also when it changes the kernel and they still run
     lookups = {endpoint: pool.submit(addresses, endpoint) for endpoint in names}
     signals.release()
-    failures = []
     for endpoint, lookup in lookups.items():
         try:
             first, *others = lookup.result(max(0.0, end - time.monotonic()) if end else None)
             places[endpoint] = first._replace(others=tuple(others))
+            failures.pop(endpoint, None)
         except TimeoutError:
-            failures.append(_unresolved(endpoint, "no answer yet"))
+            failures.setdefault(endpoint, _unresolved(endpoint, "no answer yet"))
         except TryAgainError as error:
-            failures.append(error)
+            failures[endpoint] = error
     pool.shutdown(wait=False, cancel_futures=True)
-    return failures
+    return bool(failures)
 
 
 def addresses(endpoint: Endpoint) -> list[Endpoint]:

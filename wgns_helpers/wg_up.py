@@ -62,11 +62,14 @@ def _up(name: str, namespace: str, descriptor: int, tunnel: Tunnel, patience: fl
                 signals.check()
                 _wait(link, tunnel, patience)
                 files = dns_files.write(dns_files.diff(namespace, name, tunnel))
-            except BaseException:
+            except BaseException as error:
                 if former:
                     _restore(link, former, tunnel.names())
                 else:
                     _delete(link)
+                if isinstance(error, netlink.KernelRefusedError) and error.errno == errno.EADDRINUSE:
+                    text = f"ListenPort: UDP port {tunnel.listen_port} is taken in the host"
+                    raise ConfigError(text, "ss -lunp shows by whom; without ListenPort a free port is taken") from None
                 raise
     if former:
         done = listed(words(requests) + files)

@@ -66,7 +66,14 @@ class Link:
 
 def no_wireguard() -> MissingError:
     """The exception for a kernel that knows neither the kind of link nor the netlink family."""
-    return MissingError("the kernel has no WireGuard", "modprobe wireguard; it is in Linux since 5.6")
+    hint = "modprobe wireguard; it is in Linux since 5.6"
+    try:
+        with open("/proc/sys/kernel/modules_disabled", "rb") as locked:
+            if locked.read().strip() == b"1":
+                hint = "modules are locked until a reboot: name wireguard in /etc/modules-load.d/wireguard.conf"
+    except OSError:
+        pass
+    return MissingError("the kernel has no WireGuard", hint)
 
 
 def family(socket: Socket) -> int:
