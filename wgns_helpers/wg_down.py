@@ -11,7 +11,7 @@ KIND = "wireguard"
 
 def existing(socket: netlink.Socket, link: str, namespace: str) -> int:
     """The index of the WireGuard link of that name, 0 where there is none; `Failure` for a link of another kind."""
-    index, kind, _ = netlink.read_link(socket, link) or (0, KIND, 0)
+    index, kind = netlink.read_link(socket, link) or (0, KIND)
     if kind != KIND:
         raise Failure(
             f'namespace "{namespace}" has a link "{link}" that is not WireGuard but {kind or "hardware"}',

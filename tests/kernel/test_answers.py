@@ -6,7 +6,7 @@ import _socket
 import errno
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -28,13 +28,19 @@ def small() -> netlink.Socket:
     return made
 
 
+def send(made: netlink.Socket, requests: Iterable[netlink.Request]) -> None:
+    """Send the requests, as many in one datagram as the programs do."""
+    for batch in netlink.batches(requests):
+        made.run(batch)
+
+
 def test_an_answer_that_got_lost_is_a_failure() -> None:
     """Requests that were all done, but whose answers overran the buffer: a failure, and the socket serves on."""
     with small() as made:
         for _ in range(3):
             with pytest.raises(Failure, match=r"^up: netlink: no buffer space available$"):
                 made.run([netlink.set_link(LOOPBACK, up=True)] * 64)
-            assert netlink.read_link(made, "lo") == (LOOPBACK, "", 0x10049)  # LOOPBACK, UP and RUNNING, LOWER_UP
+            assert netlink.read_link(made, "lo") == (LOOPBACK, "")
 
 
 def test_the_first_refusal_is_told_though_others_got_lost() -> None:
@@ -59,7 +65,7 @@ def test_the_rest_of_a_datagram_is_done() -> None:
         requests[20] = netlink.create_link("other", "no-such-kind", 0, here.fileno())
         requests[30] = netlink.delete_link(NOWHERE)
         with pytest.raises(KernelRefusedError) as caught:
-            made.run(requests)
+            send(made, requests)
     assert str(caught.value) == 'link "other", no-such-kind: operation not supported (Unknown device type)'
     assert shell("ip -o -4 addr show dev wg").count("inet 10.0.0.") == 62
 
@@ -119,11 +125,11 @@ def test_a_dump_of_addresses_that_is_interrupted(gone: slice, link: int, between
         if (kind, first) == (netlink.RTM_GETADDR, socket.AF_INET):
             calls.append(kind)
             if len(calls) == 1:
-                made.run([netlink.address(link, *address, remove=True) for address in many[gone]])
+                send(made, [netlink.address(link, *address, remove=True) for address in many[gone]])
                 del many[gone]
 
     with netlink.Socket() as made:
-        made.run([netlink.address(link, *address) for address in many])
+        send(made, [netlink.address(link, *address) for address in many])
         between(change)
         assert read(link).addresses == tuple(many)
     assert len(calls) == (2 if gone.stop != 0 else 1)
@@ -139,7 +145,7 @@ def test_a_dump_that_is_always_interrupted(link: int, between: Between) -> None:
             made.run([netlink.address(link, socket.AF_INET, bytes([10, 1, 0, len(calls)]), 32)])
 
     with netlink.Socket() as made:
-        made.run([netlink.address(link, socket.AF_INET, bytes([10, 0, n >> 8, n & 255]), 32) for n in range(1200)])
+        send(made, [netlink.address(link, socket.AF_INET, bytes([10, 0, n >> 8, n & 255]), 32) for n in range(1200)])
         between(change)
         with pytest.raises(Failure, match='link "wg" changed each time'):
             read(link)
