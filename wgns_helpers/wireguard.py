@@ -56,8 +56,34 @@ class Link:
         return Device(self.index, self._family)
 
     def read(self) -> tuple[Tunnel, dict[bytes, Session]]:
-        """The function `read` for this link."""
-        return read(self.generic, self.device())
+        """What WireGuard reports of the device: a tunnel without addresses and routes, and its peers' sessions.
+
+        Raises `Failure`.
+        """
+        head = pack("=BBH", _WG_CMD_GET_DEVICE, 1, 0) + attribute(1, pack("=I", self.index))  # WGDEVICE_A_IFINDEX
+        request = Request(f'device "{self.name}"', self.device().family, head, DUMP, NETLINK_GENERIC)
+        peers: dict[bytes, Peer] = {}
+        sessions: dict[bytes, Session] = {}
+        settings: dict[int, bytes] = {}
+        for answer in self.generic.dump(request):
+            found = attributes(answer, 4)
+            settings = settings or found  # the other answers have peers only
+            for _, nest in each(found.get(8, b"")):  # WGDEVICE_A_PEERS
+                part, session = _peer(attributes(nest))
+                former = peers.get(part.public_key)
+                if former:  # its allowed IPs go on from the message before
+                    part = former._replace(allowed_ips=former.allowed_ips + part.allowed_ips)
+                peers[part.public_key] = part
+                sessions.setdefault(part.public_key, session)
+        tunnel = Tunnel(
+            private_key=_secret(settings.get(3, b"")),  # WGDEVICE_A_PRIVATE_KEY
+            public_key=settings.get(4, b""),  # WGDEVICE_A_PUBLIC_KEY
+            listen_port=_number(settings.get(6, b"")),  # WGDEVICE_A_LISTEN_PORT
+            fwmark=_number(settings.get(7, b"")),  # WGDEVICE_A_FWMARK
+            peers=tuple(peers.values()),
+            routes=(),
+        )
+        return tunnel, sessions
 
     def run(self, batch: list[Request]) -> None:
         """Send one of `netlink.batches`. Raises `Failure`."""
@@ -79,21 +105,20 @@ def family(socket: Socket) -> int:
     return number
 
 
-def private_key(device: Device, key: bytes) -> Request:
-    """Set the private key; an empty one is none."""
-    what = "private key (not shown)" if key else "remove private key"
-    return _set(device, what, attribute(3, key or bytes(32)))  # WGDEVICE_A_PRIVATE_KEY
+def settings(device: Device, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
+    """Set the private key, the mark of outgoing packets (0 for none) and the UDP port, where they differ.
 
-
-def listen_port(device: Device, port: int) -> Request:
-    """Set the UDP port."""
-    return _set(device, f"listen port {port}", attribute(6, pack("=H", port)))  # WGDEVICE_A_LISTEN_PORT
-
-
-def fwmark(device: Device, mark: int) -> Request:
-    """Set the mark of outgoing packets, 0 for none."""
-    what = f"fwmark {hex(mark) if mark else 'off'}"
-    return _set(device, what, attribute(7, pack("=I", mark)))  # WGDEVICE_A_FWMARK
+    An empty private key removes the present one; the port stays if 0 is wanted.
+    """
+    if wanted.private_key != now.private_key:
+        what = "private key (not shown)" if wanted.private_key else "remove private key"
+        yield _set(device, what, attribute(3, wanted.private_key or bytes(32)))  # WGDEVICE_A_PRIVATE_KEY
+    if wanted.fwmark != now.fwmark:
+        what = f"fwmark {hex(wanted.fwmark) if wanted.fwmark else 'off'}"
+        yield _set(device, what, attribute(7, pack("=I", wanted.fwmark)))  # WGDEVICE_A_FWMARK
+    if wanted.listen_port not in (0, now.listen_port):
+        what = f"listen port {wanted.listen_port}"
+        yield _set(device, what, attribute(6, pack("=H", wanted.listen_port)))  # WGDEVICE_A_LISTEN_PORT
 
 
 def _set(device: Device, what: str, payload: bytes, lines: Sequence[Callable[[], str]] = ()) -> Request:
@@ -161,37 +186,6 @@ def _allowed_ips(networks: Sequence[Network]) -> bytes:
         layout = _ALLOWED_IP[family]
         encoded += layout.pack(layout.size, NESTED | number, 6, 1, family, 4 + len(address), 2, address, 5, 3, prefix)
     return attribute(9 | NESTED, bytes(encoded))  # WGPEER_A_ALLOWEDIPS
-
-
-def read(socket: Socket, device: Device) -> tuple[Tunnel, dict[bytes, Session]]:
-    """What WireGuard reports of the device: a tunnel without addresses and routes, and its peers' sessions.
-
-    Raises `Failure`.
-    """
-    head = pack("=BBH", _WG_CMD_GET_DEVICE, 1, 0) + attribute(1, pack("=I", device.ifindex))  # WGDEVICE_A_IFINDEX
-    answers = socket.dump(Request(f"WireGuard device {device.ifindex}", device.family, head, DUMP, NETLINK_GENERIC))
-    peers: dict[bytes, Peer] = {}
-    sessions: dict[bytes, Session] = {}
-    settings: dict[int, bytes] = {}
-    for answer in answers:
-        found = attributes(answer, 4)
-        settings = settings or found  # the other answers have peers only
-        for _, nest in each(found.get(8, b"")):  # WGDEVICE_A_PEERS
-            part, session = _peer(attributes(nest))
-            former = peers.get(part.public_key)
-            if former:  # its allowed IPs go on from the message before
-                part = former._replace(allowed_ips=former.allowed_ips + part.allowed_ips)
-            peers[part.public_key] = part
-            sessions.setdefault(part.public_key, session)
-    tunnel = Tunnel(
-        private_key=_secret(settings.get(3, b"")),  # WGDEVICE_A_PRIVATE_KEY
-        public_key=settings.get(4, b""),  # WGDEVICE_A_PUBLIC_KEY
-        listen_port=_number(settings.get(6, b"")),  # WGDEVICE_A_LISTEN_PORT
-        fwmark=_number(settings.get(7, b"")),  # WGDEVICE_A_FWMARK
-        peers=tuple(peers.values()),
-        routes=(),
-    )
-    return tunnel, sessions
 
 
 def _peer(found: dict[int, bytes]) -> tuple[Peer, Session]:
