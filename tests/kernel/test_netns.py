@@ -88,7 +88,7 @@ def test_twice_by_hand_is_nothing_to_do() -> None:
     run("netns-up", "wg").check_returncode()
     before = snapshot()
     done = run("netns-up", "wg")
-    assert (done.returncode, done.stderr) == (0, 'netns-up: "wg" is there already\n')
+    assert (done.returncode, done.stderr) == (0, 'netns-up: "wg" exists already\n')
     assert snapshot() == before
 
 
