@@ -280,7 +280,7 @@ def test_a_device_is_read(peers: list[tuple[Peer, Session]], cut: int) -> None:
         return answers
 
     with wireguard.Link("wg", 5) as link:
-        link._family, link.generic.dump = 29, dump  # type: ignore[method-assign]  # noqa: SLF001
+        link._family, link.dump = 29, dump  # type: ignore[method-assign]  # noqa: SLF001
         tunnel, sessions = link.read()
     assert (tunnel.listen_port, tunnel.private_key, tunnel.fwmark) == (7, b"", 0)
     assert list(tunnel.peers) == [peer for peer, _ in peers]

@@ -85,7 +85,8 @@ class Socket(netlink.Socket):
     """A netlink socket whose kernel is ours."""
 
     def __init__(self, script: Sequence[Datagram | int]) -> None:
-        self._socket = self.kernel = Kernel(script)  # type: ignore[assignment]
+        self.kernel = Kernel(script)
+        self._sockets = dict.fromkeys((netlink.NETLINK_ROUTE, netlink.NETLINK_GENERIC), self.kernel)  # type: ignore[arg-type]
         self._sequence = 0
 
 

@@ -93,24 +93,26 @@ def each(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
 
 
 class Socket:
-    """A netlink socket. It stays in the network namespace that it was opened in, wherever the process goes."""
+    """A netlink socket for each protocol. It stays in the network namespace that it was opened in."""
 
-    def __init__(self, protocol: int = NETLINK_ROUTE) -> None:
+    def __init__(self, *protocols: int) -> None:
+        self._sockets: dict[int, _socket.socket] = {}
+        self._sequence = 0
         try:
-            self._socket = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, protocol)
-            for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK):
-                self._socket.setsockopt(_SOL_NETLINK, option, 1)
-            self._socket.connect((0, 0))  # to the kernel: what other processes send is refused
+            for protocol in protocols or (NETLINK_ROUTE,):
+                made = self._sockets[protocol] = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, protocol)
+                for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK):
+                    made.setsockopt(_SOL_NETLINK, option, 1)
+                made.connect((0, 0))  # to the kernel: what other processes send is refused
         except OSError as error:
             raise system_error("cannot open a netlink socket", error) from None
-        self._sequence = 0
-        self._torn = False  # whether the last list is
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
+        for made in self._sockets.values():
+            made.close()
 
     def run(self, batch: list[Request]) -> list[bytes]:
         """Send one of `batches` and read every answer; returns the payloads of those that are no acknowledgement.
@@ -118,13 +120,14 @@ class Socket:
         The kernel goes on after a request that failed: raises the first failure when the whole datagram is done,
         `KernelRefusedError` or another `Failure`.
         """
+        socket = self._sockets[batch[0].protocol]
         waiting = dict(enumerate(batch, self._sequence + 1))
         self._sequence += len(batch)
-        self._torn = False
+        self._torn = False  # whether the list is that comes
         answers, failed = [], None
         try:
-            self._socket.sendto(b"".join(r.pack(s) for s, r in waiting.items()), (0, 0))
-            messages = self._receive()
+            socket.sendto(b"".join(r.pack(s) for s, r in waiting.items()), (0, 0))
+            messages = _receive(socket)
             while waiting:
                 kind, flags, sequence, payload = next(messages)
                 request = waiting.get(sequence)
@@ -166,24 +169,25 @@ class Socket:
                 return answers
         raise Failure(f"{request.what} changed each time it was read", "does another program change it?")
 
-    def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
-        """What has come, which is all when sendto(2) has returned (netlink_unicast_kernel); then an OSError."""
-        lost = None
-        while True:
-            try:
-                data, sender = self._socket.recvfrom(65536, _socket.MSG_DONTWAIT)
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise lost or error from None
-                lost = error  # until the buffer is empty, the kernel drops answers without an error (netlink_overrun)
-                continue
-            offset = 0
-            while offset + 16 <= len(data) and not sender[0]:  # the kernel's port is 0
-                length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
-                if length < 16 or offset + length > len(data):
-                    raise OSError(errno.EBADMSG, "")
-                yield kind, flags, sequence, data[offset + 16 : offset + length]
-                offset += -(-length // 4) * 4
+
+def _receive(socket: _socket.socket) -> Iterator[tuple[int, int, int, bytes]]:
+    """What has come, which is all when sendto(2) has returned (netlink_unicast_kernel); then an OSError."""
+    lost = None
+    while True:
+        try:
+            data, sender = socket.recvfrom(65536, _socket.MSG_DONTWAIT)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise lost or error from None
+            lost = error  # until the buffer is empty, the kernel drops answers without an error (netlink_overrun)
+            continue
+        offset = 0
+        while offset + 16 <= len(data) and not sender[0]:  # the kernel's port is 0
+            length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
+            if length < 16 or offset + length > len(data):
+                raise OSError(errno.EBADMSG, "")
+            yield kind, flags, sequence, data[offset + 16 : offset + length]
+            offset += -(-length // 4) * 4
 
 
 class KernelRefusedError(Failure):

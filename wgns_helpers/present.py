@@ -39,10 +39,10 @@ def read(link: Link) -> tuple[Tunnel, dict[bytes, Session]]:
     def listed(message: Any, kind: int, size: int) -> Iterator[Any]:  # noqa: ANN401
         for family in _METRIC:  # in one list of both, the kernel would not notice a change between the two
             request = netlink.Request(name, kind, bytes([family]).ljust(size, b"\0"), netlink.DUMP)
-            yield from (_decoded(message, data) for data in link.route.dump(request) if data[0] == family)
+            yield from (_decoded(message, data) for data in link.dump(request) if data[0] == family)
 
     request = netlink.Request(name, netlink.RTM_GETLINK, pack("=BxHiII", 0, 0, link.index, 0, 0))
-    (interface,) = (_decoded(ifinfmsg, data) for data in link.route.run([request]))
+    (interface,) = (_decoded(ifinfmsg, data) for data in link.run([request]))
     alias = interface.get_attr("IFLA_IFALIAS") or ""
     return tunnel._replace(
         mtu=interface.get_attr("IFLA_MTU"),

@@ -46,7 +46,7 @@ def _up(name: str, namespace: str, descriptor: int, tunnel: Tunnel, patience: fl
         netns.enter(descriptor)
         tunnel = possible(tunnel, namespace)
         with wireguard.Link(name) as link:
-            link.index = wg_down.existing(link.route, name, namespace)
+            link.index = wg_down.existing(link, name, namespace)
             _warn_of_others(link, namespace)
             former = present.read(link)[0] if link.index else None
             if not former:
@@ -73,7 +73,7 @@ def _up(name: str, namespace: str, descriptor: int, tunnel: Tunnel, patience: fl
 def _warn_of_others(link: Link, namespace: str) -> None:
     """Name the links by which a service could get past the tunnel, also those that are down."""
     names = [name for _, name in netlink.socket.if_nameindex() if name not in netns.LOCAL_LINKS | {link.name}]
-    others = [name for name in names if (netlink.read_link(link.route, name) or (0, ""))[1] != wg_down.KIND]
+    others = [name for name in names if (netlink.read_link(link, name) or (0, ""))[1] != wg_down.KIND]
     if others:
         warn(
             f'namespace "{namespace}" has other links ({", ".join(others)}): they may lead past the tunnel',
@@ -161,11 +161,11 @@ def _create(outside: netlink.Socket, link: Link, namespace: str, descriptor: int
                 raise wireguard.no_wireguard() from None
             if error.errno not in (errno.EEXIST, errno.EBUSY):
                 raise
-            if wg_down.existing(link.route, link.name, namespace):
+            if wg_down.existing(link, link.name, namespace):
                 raise Failure(f'another process has just created "{link.name}" in namespace "{namespace}"') from None
             refused = error
         except Failure:
-            made = netlink.read_link(link.route, link.name)
+            made = netlink.read_link(link, link.name)
             if made and made[0] == index:  # the kernel's answer got lost, not the request
                 link.index = index
                 _delete(link)

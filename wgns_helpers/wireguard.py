@@ -7,13 +7,12 @@ from struct import Struct, pack, unpack_from
 from sys import byteorder
 
 from .errors import MissingError
-from .netlink import DUMP, NESTED, NETLINK_GENERIC, Request, Socket, attribute, attributes, each, socket
+from .netlink import DUMP, NESTED, NETLINK_GENERIC, NETLINK_ROUTE, Request, Socket, attribute, attributes, each, socket
 from .tunnel import NOWHERE, Endpoint, NamedTuple, Network, Peer, Session, Tunnel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import Self
 
     Part = tuple[Callable[[], str], bytes]  # of a request: what it changes of a peer, in words and encoded
 
@@ -32,27 +31,19 @@ class Device(NamedTuple):
     family: int = 0  # the number of generic netlink's family "wireguard"
 
 
-class Link:
-    """The WireGuard link `name` of this process's network namespace, with the sockets that read and change it.
+class Link(Socket):
+    """The WireGuard link `name` of this process's network namespace, by the sockets that read and change it.
 
     The sockets stay in the namespace, wherever the process goes. `index` is 0 until the link is known to exist.
     """
 
     def __init__(self, name: str, index: int = 0) -> None:
-        self.name, self.index = name, index
-        self.route, self.generic = Socket(), Socket(NETLINK_GENERIC)
-        self._family = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.route.__exit__()
-        self.generic.__exit__()
+        super().__init__(NETLINK_ROUTE, NETLINK_GENERIC)
+        self.name, self.index, self._family = name, index, 0
 
     def device(self) -> Device:
         """The device for messages; `MissingError` if the kernel has no WireGuard."""
-        self._family = self._family or family(self.generic)
+        self._family = self._family or family(self)
         return Device(self.index, self._family)
 
     def read(self) -> tuple[Tunnel, dict[bytes, Session]]:
@@ -65,7 +56,7 @@ class Link:
         peers: dict[bytes, Peer] = {}
         sessions: dict[bytes, Session] = {}
         settings: dict[int, bytes] = {}
-        for answer in self.generic.dump(request):
+        for answer in self.dump(request):
             found = attributes(answer, 4)
             settings = settings or found  # the other answers have peers only
             for _, nest in each(found.get(8, b"")):  # WGDEVICE_A_PEERS
@@ -84,10 +75,6 @@ class Link:
             routes=(),
         )
         return tunnel, sessions
-
-    def run(self, batch: list[Request]) -> None:
-        """Send one of `netlink.batches`. Raises `Failure`."""
-        (self.generic if batch[0].protocol == NETLINK_GENERIC else self.route).run(batch)
 
 
 def no_wireguard() -> MissingError:
@@ -128,18 +115,16 @@ def _set(device: Device, what: str, payload: bytes, lines: Sequence[Callable[[],
 
 def peers(device: Device, parts: Iterable[Part]) -> Iterator[Request]:
     """The requests with these parts, each with at most `_ROOM` bytes of them."""
-    group: list[Callable[[], str]] = []
-    encoded: list[bytes] = []
-    size = 0
+    lines: list[Callable[[], str]] = []
+    encoded = bytearray()
     for words, part in parts:
-        if group and size + len(part) > _ROOM:
-            yield _set(device, "peers", attribute(8 | NESTED, b"".join(encoded)), group)  # WGDEVICE_A_PEERS
-            group, encoded, size = [], [], 0
-        group.append(words)
-        encoded.append(attribute(NESTED | len(group), part))
-        size += len(encoded[-1])
-    if group:
-        yield _set(device, "peers", attribute(8 | NESTED, b"".join(encoded)), group)
+        if lines and len(encoded) + len(part) > _ROOM:
+            yield _set(device, "peers", attribute(8 | NESTED, bytes(encoded)), lines)  # WGDEVICE_A_PEERS
+            lines, encoded = [], bytearray()
+        lines.append(words)
+        encoded += attribute(NESTED | len(lines), part)
+    if lines:
+        yield _set(device, "peers", attribute(8 | NESTED, bytes(encoded)), lines)
 
 
 def peer(

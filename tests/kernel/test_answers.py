@@ -24,7 +24,7 @@ NLMSG_DONE = 3
 def small() -> netlink.Socket:
     """A socket with room for a few answers."""
     made = netlink.Socket()
-    made._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, 8192)  # noqa: SLF001  (nobody else has a use for it)
+    made._sockets[netlink.NETLINK_ROUTE].setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, 8192)  # noqa: SLF001  (nobody else has a use for it)
     return made
 
 
@@ -75,7 +75,7 @@ def test_no_other_process_is_listened_to() -> None:
     with netlink.Socket() as made, socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as other:
         forged = struct.pack("=IHHII", 36, 2, 0, 1, 0) + bytes(20)
         with pytest.raises(ConnectionRefusedError):
-            other.sendto(forged, made._socket.getsockname())  # noqa: SLF001  (anybody can guess it)
+            other.sendto(forged, made._sockets[netlink.NETLINK_ROUTE].getsockname())  # noqa: SLF001  (anybody can guess it)
         with pytest.raises(KernelRefusedError):
             made.run([netlink.delete_link(NOWHERE)])
 
