@@ -145,17 +145,17 @@ class Socket:
             raise failed
         return answers
 
-    def ask(self, request: Request, size: int, absent: int) -> tuple[bytes, dict[int, bytes]] | None:
-        """The first `size` bytes of the one answer and its attributes; None where the error is `absent`."""
+    def ask(self, request: Request, size: int, absent: int) -> bytes:
+        """The one answer, which has at least `size` bytes; empty where the error is `absent`. Raises `Failure`."""
         try:
             answers = self.run([request])
         except KernelRefusedError as error:
             if error.errno == absent:
-                return None
+                return b""
             raise
         if len(answers) != 1 or len(answers[0]) < size:
             raise system_error(f"{request.what}: netlink", OSError(errno.EBADMSG, ""))
-        return answers[0][:size], attributes(answers[0], size)
+        return answers[0]
 
     def dump(self, request: Request) -> list[bytes]:
         """The payloads of the list that a request with the flag `DUMP` asks for.
@@ -222,14 +222,13 @@ def _link_message(index: int = 0, flags: int = 0, change: int = 0, payload: byte
     return pack("=BxHiII", 0, 0, index, flags, change) + payload
 
 
-def read_link(socket: Socket, name: str) -> tuple[int, str] | None:
-    """Index and kind ("" for lo and hardware) of the link `name` of the socket's namespace, if there is one."""
+def read_link(socket: Socket, name: str) -> tuple[int, str]:
+    """Index and kind ("" for lo and hardware) of the link `name` of the socket's namespace; index 0: no such link."""
     body = _link_message(payload=attribute(3, os.fsencode(name) + b"\0"))  # IFLA_IFNAME
-    found = socket.ask(Request(f'link "{name}"', RTM_GETLINK, body), 16, errno.ENODEV)
-    if not found:
-        return None
-    information = attributes(found[1].get(18, b""))  # IFLA_LINKINFO, IFLA_INFO_KIND
-    return unpack_from("=4xi", found[0])[0], _text(information.get(1, b""))
+    answer = socket.ask(Request(f'link "{name}"', RTM_GETLINK, body), 16, errno.ENODEV)
+    information = attributes(attributes(answer, 16).get(18, b""))  # IFLA_LINKINFO, IFLA_INFO_KIND
+    index: int = unpack_from("=4xi", answer)[0] if answer else 0
+    return index, _text(information.get(1, b""))
 
 
 def create_link(name: str, kind: str, index: int, namespace: int) -> Request:

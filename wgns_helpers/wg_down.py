@@ -11,8 +11,8 @@ KIND = "wireguard"
 
 def existing(socket: netlink.Socket, link: str, namespace: str) -> int:
     """The index of the WireGuard link of that name, 0 where there is none; `Failure` for a link of another kind."""
-    index, kind = netlink.read_link(socket, link) or (0, KIND)
-    if kind != KIND:
+    index, kind = netlink.read_link(socket, link)
+    if index and kind != KIND:
         raise Failure(
             f'namespace "{namespace}" has a link "{link}" that is not WireGuard but {kind or "hardware"}',
             "it was made by somebody else and is left alone",

@@ -73,7 +73,7 @@ def _up(name: str, namespace: str, descriptor: int, tunnel: Tunnel, patience: fl
 def _warn_of_others(link: Link, namespace: str) -> None:
     """Name the links by which a service could get past the tunnel, also those that are down."""
     names = [name for _, name in netlink.socket.if_nameindex() if name not in netns.LOCAL_LINKS | {link.name}]
-    others = [name for name in names if (netlink.read_link(link, name) or (0, ""))[1] != wg_down.KIND]
+    others = [name for name in names if netlink.read_link(link, name)[1] != wg_down.KIND]
     if others:
         warn(
             f'namespace "{namespace}" has other links ({", ".join(others)}): they may lead past the tunnel',
@@ -149,6 +149,7 @@ def _restore(link: Link, former: Tunnel, names: dict[bytes, str]) -> None:
 
 def _create(outside: netlink.Socket, link: Link, namespace: str, descriptor: int, taken: set[int]) -> int:
     """Create the link; its index, one that is free in both namespaces (see netlink.create_link)."""
+    link.device()  # fails here, before anything changes, if the kernel has no WireGuard
     taken |= {index for index, _ in netlink.socket.if_nameindex()}
     for _ in range(_TRIES):
         index = next(index for index in range(2, 1 << 31) if index not in taken)
@@ -157,16 +158,13 @@ def _create(outside: netlink.Socket, link: Link, namespace: str, descriptor: int
         try:
             outside.run([netlink.create_link(link.name, wg_down.KIND, index, descriptor)])
         except netlink.KernelRefusedError as error:
-            if error.errno == errno.EOPNOTSUPP:
-                raise wireguard.no_wireguard() from None
             if error.errno not in (errno.EEXIST, errno.EBUSY):
                 raise
             if wg_down.existing(link, link.name, namespace):
                 raise Failure(f'another process has just created "{link.name}" in namespace "{namespace}"') from None
             refused = error
         except Failure:
-            made = netlink.read_link(link, link.name)
-            if made and made[0] == index:  # the kernel's answer got lost, not the request
+            if netlink.read_link(link, link.name)[0] == index:  # the kernel's answer got lost, not the request
                 link.index = index
                 _delete(link)
             raise

@@ -66,29 +66,23 @@ class Link(Socket):
                     part = former._replace(allowed_ips=former.allowed_ips + part.allowed_ips)
                 peers[part.public_key] = part
                 sessions.setdefault(part.public_key, session)
-        tunnel = Tunnel(
+        return Tunnel(
             private_key=_secret(settings.get(3, b"")),  # WGDEVICE_A_PRIVATE_KEY
             public_key=settings.get(4, b""),  # WGDEVICE_A_PUBLIC_KEY
             listen_port=_number(settings.get(6, b"")),  # WGDEVICE_A_LISTEN_PORT
             fwmark=_number(settings.get(7, b"")),  # WGDEVICE_A_FWMARK
             peers=tuple(peers.values()),
             routes=(),
-        )
-        return tunnel, sessions
-
-
-def no_wireguard() -> MissingError:
-    """The exception for a kernel that knows neither the kind of link nor the netlink family."""
-    return MissingError("the kernel has no WireGuard", "modprobe wireguard; it is in Linux since 5.6")
+        ), sessions
 
 
 def family(socket: Socket) -> int:
     """The number of the generic-netlink family "wireguard"; `MissingError` where the kernel has none."""
     body = pack("=BBH", _CTRL_CMD_GETFAMILY, 1, 0) + attribute(2, b"wireguard\0")  # CTRL_ATTR_FAMILY_NAME
-    found = socket.ask(Request("netlink family wireguard", _GENL_ID_CTRL, body, 0, NETLINK_GENERIC), 4, errno.ENOENT)
-    number = int.from_bytes(found[1].get(1, b"")[:2], byteorder) if found else 0  # CTRL_ATTR_FAMILY_ID
+    answer = socket.ask(Request("netlink family wireguard", _GENL_ID_CTRL, body, 0, NETLINK_GENERIC), 4, errno.ENOENT)
+    number = _number(attributes(answer, 4).get(1, b"")[:2])  # CTRL_ATTR_FAMILY_ID
     if number <= _GENL_ID_CTRL:
-        raise no_wireguard()
+        raise MissingError("the kernel has no WireGuard", "modprobe wireguard; it is in Linux since 5.6")
     return number
 
 
