@@ -207,15 +207,11 @@ def refusal(what: str, flags: int, payload: bytes, size: int = 20) -> Failure | 
         return None
     words = attributes(payload, size).get(1, b"") if flags & _NLM_F_ACK_TLVS else b""  # NLMSGERR_ATTR_MSG
     number = -answer if -4096 < answer < 0 else errno.EBADMSG  # MAX_ERRNO of linux/err.h
-    failure = system_error(what, OSError(number, ""), _text(words))
+    failure = system_error(what, OSError(number, ""), words.rstrip(b"\0").decode(errors="replace"))
     if failure.code == 1:
         failure = KernelRefusedError(str(failure))
         failure.errno = number
     return failure
-
-
-def _text(payload: bytes) -> str:
-    return payload.rstrip(b"\0").decode(errors="replace")
 
 
 def _link_message(index: int = 0, flags: int = 0, change: int = 0, payload: bytes = b"") -> bytes:
@@ -226,9 +222,9 @@ def read_link(socket: Socket, name: str) -> tuple[int, str]:
     """Index and kind ("" for lo and hardware) of the link `name` of the socket's namespace; index 0: no such link."""
     body = _link_message(payload=attribute(3, os.fsencode(name) + b"\0"))  # IFLA_IFNAME
     answer = socket.ask(Request(f'link "{name}"', RTM_GETLINK, body), 16, errno.ENODEV)
-    information = attributes(attributes(answer, 16).get(18, b""))  # IFLA_LINKINFO, IFLA_INFO_KIND
+    kind = attributes(attributes(answer, 16).get(18, b"")).get(1, b"")  # IFLA_LINKINFO, IFLA_INFO_KIND
     index: int = unpack_from("=4xi", answer)[0] if answer else 0
-    return index, _text(information.get(1, b""))
+    return index, kind.rstrip(b"\0").decode(errors="replace")
 
 
 def create_link(name: str, kind: str, index: int, namespace: int) -> Request:

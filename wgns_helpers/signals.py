@@ -107,7 +107,7 @@ def make_folder(path: str) -> None:
 def take(descriptor: int, what: str, patience: float) -> None:
     """Take the flock(2) of an open file, and report which process this one waits for.
 
-    Raises `TryAgainError` after `patience` seconds, `InterruptError` on a signal.
+    Raises `TryAgainError` after `patience` seconds, a little later on a busy machine; `InterruptError` on a signal.
     """
     for tries in range(int(patience / _PAUSE) + 1):
         try:

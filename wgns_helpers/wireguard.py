@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from struct import Struct, pack, unpack_from
+from struct import Struct, pack
 from sys import byteorder
 
 from .errors import MissingError
@@ -186,7 +186,7 @@ def _network(found: dict[int, bytes]) -> Network:
 
 def _endpoint(sockaddr: bytes) -> Endpoint:
     """The endpoint in a struct sockaddr_in or sockaddr_in6."""
-    family, (port,) = _number(sockaddr[:2]), unpack_from("!H", sockaddr.ljust(4, b"\0"), 2)
+    family, port = _number(sockaddr[:2]), int.from_bytes(sockaddr[2:4], "big")
     if family not in (socket.AF_INET, socket.AF_INET6):
         return NOWHERE
     address = sockaddr[4:8] if family == socket.AF_INET else sockaddr[8:24]
