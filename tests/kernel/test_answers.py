@@ -152,6 +152,23 @@ def test_a_dump_that_is_always_interrupted(link: int, between: Between) -> None:
     assert len(calls) == 5
 
 
+def test_without_ipv6_each_address_comes_once(link: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel without IPv6 answers a question for IPv6 with what it has for all families: nothing of that counts."""
+
+    class WithoutIPv6(_socket.socket):
+        def sendto(self, data: bytes, *rest: Any) -> int:  # type: ignore[override]
+            _, flags = struct.unpack_from("=HH", data, 4)
+            if flags & netlink.DUMP == netlink.DUMP and data[16] == socket.AF_INET6:
+                data = data[:16] + bytes([socket.AF_UNSPEC]) + data[17:]
+            return super().sendto(data, *rest)
+
+    shell("ip link set wg up; ip addr add 10.0.0.1/32 dev wg; ip -6 addr flush dev wg; ip route add 10.1.0.0/16 dev wg")
+    monkeypatch.setattr(_socket, "socket", WithoutIPv6)
+    there = read(link)
+    assert list(map(str, there.addresses)) == ["10.0.0.1/32"]
+    assert [str(route.network) for route in there.routes or ()].count("10.1.0.0/16") == 1
+
+
 def test_a_dump_that_the_kernel_gives_up(link: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of the kernel's stands at the end of a dump, behind what it has told by then."""
 
