@@ -174,7 +174,7 @@ def down(name: str) -> None:
     try:
         host = netns.in_host()
     except PermissionRefusedError:
-        host = False  # cannot be told: then only what is certainly ours
+        host = False  # unknown: then only the name of this namespace
     path = f"{netns.DIRECTORY}/{name}"
     signals.hold()
     with Lock(name):
@@ -199,7 +199,7 @@ def down(name: str) -> None:
 
 
 def _inside(name: str, pinned: netns.Identity) -> str:
-    """What is in a namespace besides lo and this process, in words."""
+    """The processes and links in a namespace, without this process and lo."""
     numbers, _ = netns.inside(pinned)
     processes = [f"{comm} ({number})" for number, comm in numbers.items() if number != os.getpid()]
     users = processes[:_LISTED] + ["more processes"] * (len(processes) > _LISTED)
@@ -208,7 +208,7 @@ def _inside(name: str, pinned: netns.Identity) -> str:
             netns.enter(netns.open_namespace(name))
         users += [f"link {link}" for link in _foreign_links()]
     except Failure:
-        pass  # may not be looked at
+        pass  # this process may not enter
     return ", ".join(users)
 
 

@@ -123,7 +123,7 @@ class Socket:
         socket = self._sockets[batch[0].protocol]
         waiting = dict(enumerate(batch, self._sequence + 1))
         self._sequence += len(batch)
-        self._torn = False  # whether the list is that comes
+        self._torn = False  # whether the list changed while the kernel sent it
         answers, failed = [], None
         try:
             socket.sendto(b"".join(r.pack(s) for s, r in waiting.items()), (0, 0))
@@ -158,7 +158,7 @@ class Socket:
         return answers[0]
 
     def dump(self, request: Request) -> list[bytes]:
-        """The payloads of the list that a request with the flag `DUMP` asks for.
+        """The payloads of the list for a request with the flag `DUMP`.
 
         The kernel marks a list that changed while it was read, perhaps only in the message at its end, and then it is
         read again. Raises `Failure`.

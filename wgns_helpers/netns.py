@@ -62,8 +62,8 @@ def in_unit() -> bool:
 def in_host() -> bool:
     """Whether this process is in the network namespace of PID 1.
 
-    /proc/PID/net/dev has an inode number of its own in each namespace and can be looked at without privilege, unlike
-    /proc/1/ns/net. Raises `PermissionRefusedError` where it cannot be told (hidepid, ProtectProc=).
+    /proc/PID/net/dev has an inode number of its own in each namespace, and needs no privilege, unlike /proc/1/ns/net.
+    Raises `PermissionRefusedError` where /proc does not show it (hidepid=, ProtectProc=).
     """
     reason, hint = "this process is PID 1 itself", "set PrivatePIDs=false in the unit"
     try:
@@ -106,18 +106,18 @@ def named() -> dict[str, Identity]:
 
 
 def inside(namespace: Identity) -> tuple[dict[int, str], int]:
-    """The processes in a namespace, by their numbers, and how many others cannot be looked at."""
-    found, hidden = {}, 0
+    """The names of the processes in a namespace, by their numbers, and how many processes this one may not inspect."""
+    processes, hidden = {}, 0
     for process in sorted(int(entry) for entry in os.listdir("/proc") if entry.isdecimal()):
         try:
             if own(str(process)) == namespace:
                 with open(f"/proc/{process}/comm", encoding="utf-8", errors="replace") as comm:
-                    found[process] = comm.read().strip()
+                    processes[process] = comm.read().strip()
         except PermissionError:
             hidden += 1
         except OSError:  # it has ended
             continue
-    return found, hidden
+    return processes, hidden
 
 
 def open_namespace(name: str) -> int:

@@ -1,6 +1,6 @@
 """Signals that wait between two steps, and locks that wait with a bound: one program at a time changes a namespace.
 
-SIGTERM, SIGINT and SIGHUP wait while the kernel is being changed, and are looked for between the steps.
+SIGTERM, SIGINT and SIGHUP wait while a program changes the kernel, and it checks for them between the steps.
 
 They have no handlers: a Python handler runs between any two instructions, so also between a change and the note that
 it was made. What is held back ends the process the usual way when it is released, with the status that the parent
@@ -26,7 +26,7 @@ _SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)
 
 
 class InterruptError(Failure):
-    """Somebody wants the program to end; what it changed has to be undone first."""
+    """A signal asks the program to end; it undoes first what it changed."""
 
 
 def default() -> None:
