@@ -33,11 +33,11 @@ def _patch_wireguard() -> None:
         except MissingError:
             return 0
 
-    def run(link: wireguard.Link, batch: list[Request]) -> None:
-        if batch[0].protocol == netlink.NETLINK_GENERIC:
+    def run(link: wireguard.Link, batch: list[Request]) -> list[bytes]:
+        if batch[0].protocol == netlink.NETLINK_GENERIC and not batch[0].kind:  # for the family that is missing
             batch[0].pack(1)
-        else:
-            send(link, batch)
+            return []
+        return send(link, batch)
 
     def read(_: wireguard.Link) -> tuple[Tunnel, dict[bytes, Session]]:
         return Tunnel(b"", routes=()), {}

@@ -16,8 +16,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from wgns_helpers import netlink, wireguard
-from wgns_helpers.netlink import Request
-from wgns_helpers.tunnel import NOWHERE, Endpoint, Network, Peer, Session
+from wgns_helpers.tunnel import NOWHERE, Endpoint, Network, Peer, Session, Tunnel
 from wgns_helpers.wireguard import Device
 
 names = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_", min_size=1, max_size=15)
@@ -176,19 +175,22 @@ def their_networks(networks: tuple[Network, ...]) -> list[dict[str, Any]]:
     return [{"attrs": list(map(list, zip(names, network, strict=True)))} for network in networks]
 
 
+SET = Tunnel(b"k" * 32, listen_port=1, fwmark=1)
+
+
 @pytest.mark.parametrize(
-    ("request_", "name", "value"),
+    ("wanted", "name", "value"),
     [
-        (wireguard.private_key(Device(5, 29), b"p" * 32), "WGDEVICE_A_PRIVATE_KEY", base64.b64encode(b"p" * 32)),
-        (wireguard.private_key(Device(5, 29), b""), "WGDEVICE_A_PRIVATE_KEY", base64.b64encode(bytes(32))),
-        (wireguard.listen_port(Device(5, 29), 65535), "WGDEVICE_A_LISTEN_PORT", 65535),
-        (wireguard.fwmark(Device(5, 29), 2**32 - 1), "WGDEVICE_A_FWMARK", 2**32 - 1),
-        (wireguard.fwmark(Device(5, 29), 0), "WGDEVICE_A_FWMARK", 0),
+        (SET._replace(private_key=b"p" * 32), "WGDEVICE_A_PRIVATE_KEY", base64.b64encode(b"p" * 32)),
+        (SET._replace(private_key=b""), "WGDEVICE_A_PRIVATE_KEY", base64.b64encode(bytes(32))),
+        (SET._replace(listen_port=65535), "WGDEVICE_A_LISTEN_PORT", 65535),
+        (SET._replace(fwmark=2**32 - 1), "WGDEVICE_A_FWMARK", 2**32 - 1),
+        (SET._replace(fwmark=0), "WGDEVICE_A_FWMARK", 0),
     ],
-    ids=lambda value: value.what if isinstance(value, Request) else "",
 )
-def test_settings(request_: Request, name: str, value: object) -> None:
+def test_settings(wanted: Tunnel, name: str, value: object) -> None:
     """The generic-netlink request for each setting of the device."""
+    (request_,) = wireguard.settings(Device(5, 29), SET, wanted)
     assert request_.protocol == netlink.NETLINK_GENERIC
     attributes = [["WGDEVICE_A_IFINDEX", 5], [name, value]]
     assert request_.pack(2) == theirs(wgmsg(), 29, 0x5, 2, attributes, cmd=1, version=1)
@@ -264,18 +266,6 @@ def their_message(peers: list[tuple[Peer, Session]], first: int) -> bytes:
     return theirs(wgmsg(), 29, 0x2, 2, attributes, cmd=0, version=1)[16:]
 
 
-class Answering:
-    """A socket that gives these answers to a request for a list."""
-
-    def __init__(self, answers: list[bytes]) -> None:
-        self.answers = answers
-
-    def dump(self, request: Request) -> list[bytes]:
-        """The answers."""
-        assert request.pack(3) == theirs(wgmsg(), 29, 0x305, 3, [["WGDEVICE_A_IFINDEX", 5]], cmd=0, version=1)
-        return self.answers
-
-
 @given(devices(), st.integers(0, 5))
 def test_a_device_is_read(peers: list[tuple[Peer, Session]], cut: int) -> None:
     """What the kernel sends of a device, in one message or with a peer that goes on in a second one."""
@@ -284,7 +274,14 @@ def test_a_device_is_read(peers: list[tuple[Peer, Session]], cut: int) -> None:
         last, session = peers[-1]
         begun = last._replace(allowed_ips=last.allowed_ips[:cut])
         answers = [their_message([*peers[:-1], (begun, session)], 0), their_message([(last, session)], cut)]
-    tunnel, sessions = wireguard.read(Answering(answers), Device(5, 29))  # type: ignore[arg-type]
+
+    def dump(request: netlink.Request) -> list[bytes]:
+        assert request.pack(3) == theirs(wgmsg(), 29, 0x305, 3, [["WGDEVICE_A_IFINDEX", 5]], cmd=0, version=1)
+        return answers
+
+    with wireguard.Link("wg", 5) as link:
+        link._family, link.dump = 29, dump  # type: ignore[method-assign]  # noqa: SLF001
+        tunnel, sessions = link.read()
     assert (tunnel.listen_port, tunnel.private_key, tunnel.fwmark) == (7, b"", 0)
     assert list(tunnel.peers) == [peer for peer, _ in peers]
     assert sessions == {peer.public_key: session for peer, session in peers}
@@ -303,7 +300,7 @@ def each(nest: bytes) -> list[bytes]:
 def test_an_attribute_has_a_limit() -> None:
     """One that would not fit its length field is never sent torn."""
     assert len(netlink.attribute(1, bytes(65531))) == 65536
-    with pytest.raises(ValueError, match="65,531"):
+    with pytest.raises(struct.error):
         netlink.attribute(1, bytes(65532))
 
 
@@ -321,8 +318,6 @@ def test_refusal_reads_the_kernels_own_words() -> None:
     assert str(failure) == "link: operation not supported (Unknown device type)"
     assert isinstance(failure, netlink.KernelRefusedError)
     assert failure.errno == 95
-    echoed = struct.pack("=i", -95) + struct.pack("=I", 22) + bytes(12) + b"echoed\0\0" + words
-    assert str(netlink.refusal("link", 0x200, echoed)) == str(failure)
     assert netlink.refusal("link", 0, bytes(20)) is None
     denied = netlink.refusal("link", 0, struct.pack("=i", -1) + bytes(16))
     assert denied is not None

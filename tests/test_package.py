@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "tunnel": "errors netlink",
     "config": "errors netlink tunnel",
     "resolve": "errors netlink signals tunnel",
-    "netns": "errors signals",
+    "netns": "errors",
     "netlink": "errors",
     "wireguard": "errors netlink tunnel",
     "present": "errors netlink tunnel wireguard",
@@ -71,7 +71,7 @@ def test_wgconfig_and_pyroute2_have_their_place() -> None:
 
 
 # The modules underneath public ones that import many others, each where it is explained why
-PRIVATE = {"naming": {"_socket"}, "netlink": {"_socket"}, "signals": {"_signal"}}
+PRIVATE = {"netlink": {"_socket"}, "signals": {"_signal"}}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)

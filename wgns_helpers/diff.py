@@ -26,7 +26,7 @@ def diff(now: Tunnel, wanted: Tunnel, device: Device, names: dict[bytes, str]) -
     stays if None is wanted or if it is one of the addresses of the wanted name.
     """
     return [
-        *_device(device, now, wanted),
+        *wireguard.settings(device, now, wanted),
         *wireguard.peers(device, _peers(now, wanted, names)),
         *_additions(device.ifindex, now, wanted),
         *wireguard.peers(device, _former_peers(now, wanted, names)),
@@ -43,15 +43,6 @@ def listed(lines: list[str]) -> str:
     """The lines in one, the first of them where there are many."""
     more = [f"{len(lines) - _LISTED} more"] * (len(lines) > _LISTED)
     return "; ".join(lines[:_LISTED] + more)
-
-
-def _device(device: Device, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
-    if wanted.private_key != now.private_key:
-        yield wireguard.private_key(device, wanted.private_key)
-    if wanted.fwmark != now.fwmark:
-        yield wireguard.fwmark(device, wanted.fwmark)
-    if wanted.listen_port not in (0, now.listen_port):
-        yield wireguard.listen_port(device, wanted.listen_port)
 
 
 def _peers(now: Tunnel, wanted: Tunnel, names: dict[bytes, str]) -> Iterator[wireguard.Part]:

@@ -62,7 +62,6 @@ def write(files: list[File]) -> list[str]:
     """
     try:
         for file in files:
-            make_folder(DIRECTORY)
             make_folder(os.path.dirname(file.path))
             _overwrite(file.path, file.content)
     except OSError as error:

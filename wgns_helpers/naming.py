@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from _socket import if_nameindex
+import stat
 
 from . import dns_files, netlink, netns, signals
-from .errors import Failure, PermissionRefusedError, say, warn
+from .errors import Failure, PermissionRefusedError, TryAgainError, say, warn
 from .signals import Lock
 
 _LOOPBACK = 1  # index of lo in every namespace (LOOPBACK_IFINDEX of the kernel)
 _LISTED = 10  # processes named in a warning
-# The sysctls that are off, for all links that are there or will be
+_FOLDER_PATIENCE = 5.0  # seconds
+# The sysctls that are off, for all present and later links
 _OFF = {
     "ipv4": ("forwarding", "route_localnet", "accept_local", "accept_redirects", "accept_source_route"),
     "ipv6": ("forwarding", "accept_redirects", "accept_source_route", "accept_ra"),
@@ -22,7 +24,7 @@ def up(name: str) -> None:
     """Give this process's network namespace the name `name`; in the host's namespace, make a new one for it.
 
     The host's own namespace never gets a name: services confined to it would be on the host's network.
-    Raises `Failure`.
+    Raises `Failure` or OSError.
     """
     host = netns.in_host()
     if host and netns.in_unit():
@@ -34,35 +36,49 @@ def up(name: str) -> None:
         raise PermissionRefusedError("/run is read-only: others would not see the name", netns.PRIVATE_MOUNTS_HINT)
     signals.hold()
     with Lock(name):
-        pinned = netns.pinned(name)
-        if pinned and host:
-            if pinned == netns.own():
-                raise Failure(f'"{name}" is the host\'s own network namespace', f"netns-down {name} takes it away")
-            say(f'"{name}" is there already')
-        elif pinned and pinned == netns.own():
-            say(f'"{name}" is this namespace\'s name already')
-        elif pinned:
+        pinned, own = netns.pinned(name), netns.own()
+        if host and pinned == own:
+            raise Failure(f'"{name}" is the host\'s own network namespace', f"netns-down {name} takes it away")
+        if pinned and not host and pinned != own:
             raise PermissionRefusedError(
-                f'"{name}" is network namespace {pinned[1]} already, this one is {netns.own()[1]}',
+                f'"{name}" is network namespace {pinned[1]} already, this one is {own[1]}',
                 f"netns-down {name} takes the name away; services that run in {pinned[1]} stay there",
             )
+        if pinned:
+            say(f'"{name}" exists already')
         else:
             _attach(name, new=host)
         dns_files.publish(name)
 
 
 def _attach(name: str, *, new: bool) -> None:
+    """Give this process's namespace, or a new one, the name; where PID 1 does not see it, the name is as before."""
     if new:
-        netns.enter_new()
+        netns.call("unshare", netns.CLONE_NEWNET)
         with netlink.Socket() as socket:
             socket.run([netlink.set_link(_LOOPBACK, up=True)])
-    elif _foreign_links():
+    elif links := _foreign_links():
         raise PermissionRefusedError(
-            f"this network namespace has other links than lo ({', '.join(_foreign_links())}): does one lead outside?",
+            f"this network namespace has other links than lo ({', '.join(links)}): does one lead outside?",
             "only a namespace with nothing but lo is given a name; PrivateNetwork=true makes one",
         )
     _write_sysctls()
-    netns.attach(name)
+    _prepare_directory()
+    path = f"{netns.DIRECTORY}/{name}"
+    made = not os.path.lexists(path)
+    if made:
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0))
+    else:
+        _check_placeholder(path)
+    try:
+        netns.call("mount", b"/proc/self/ns/net", path.encode(), b"none", netns.MS_BIND, None)
+        signals.check()
+        _check_mounts_of_pid1(path, netns.own(), mounted=True)
+    except BaseException:
+        _unmount(path)
+        if made:
+            os.unlink(path)
+        raise
 
 
 def _write_sysctls() -> None:
@@ -70,42 +86,99 @@ def _write_sysctls() -> None:
 
     A new namespace takes over the host's settings for IPv4 (net.core.devconf_inherit_init_net). Raises `Failure`.
     """
+    values: dict[str, str] = {}
     for family, settings in _OFF.items():
         folder = f"/proc/sys/net/{family}/conf"
-        for setting in settings:  # forwarding comes first: the kernel resets accept_redirects with it
-            for link in os.listdir(folder) if os.path.isdir(folder) else ():
-                _write_sysctl(f"{folder}/{link}/{setting}", "0")
-    _write_sysctl("/proc/sys/net/ipv4/ping_group_range", "0 2147483647")
+        links = os.listdir(folder) if os.path.isdir(folder) else ()
+        # forwarding comes first: the kernel resets accept_redirects with it
+        values |= {f"{folder}/{link}/{setting}": "0" for setting in settings for link in links}
+    values["/proc/sys/net/ipv4/ping_group_range"] = "0 2147483647"
+    for path, value in values.items():
+        try:
+            with open(path, encoding="utf-8") as file:
+                present = file.read()
+            if present.split() != value.split():
+                with open(path, "w", encoding="utf-8") as file:
+                    file.write(value)
+        except FileNotFoundError:  # this kernel has no such setting
+            continue
+        except OSError as error:
+            raise PermissionRefusedError(
+                f'{path} cannot be set to "{value}": {(error.strerror or "").lower()}',
+                "is /proc/sys read-only (ProtectKernelTunables=, a container), or CAP_NET_ADMIN missing?",
+            ) from None
 
 
-def _write_sysctl(path: str, value: str) -> None:
+def _prepare_directory() -> None:
+    """Make /run/netns a shared mount, so that other mount namespaces see names made later (ip-netns(8)).
+
+    `ip netns add` does the same under the folder's lock (Debian bug 949235). Any user can hold that, so this process
+    takes it only for the first name, until it ends, and does not wait longer than ip(8) can need.
+    """
+    signals.make_folder(netns.DIRECTORY)
+    if _share_directory():
+        return
     try:
-        with open(path, encoding="utf-8") as file:
-            if file.read().split() == value.split():
-                return
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(value)
-    except FileNotFoundError:  # this kernel has no such setting
-        pass
+        signals.take(os.open(netns.DIRECTORY, os.O_RDONLY), netns.DIRECTORY, _FOLDER_PATIENCE)
+    except TryAgainError as error:
+        warn(f"{error}: going on without it")
+    if not _share_directory():
+        path = netns.DIRECTORY.encode()
+        netns.call("mount", path, path, b"none", netns.MS_BIND | netns.MS_REC, None)
+        _share_directory()
+
+
+def _share_directory() -> bool:
+    """Make the mount on /run/netns a shared one; False where there is no mount yet."""
+    try:
+        netns.call("mount", b"", netns.DIRECTORY.encode(), b"none", netns.MS_SHARED | netns.MS_REC, None)
     except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True
+
+
+def _check_placeholder(path: str) -> None:
+    """Raise `Failure` unless it is an empty file, as one is left where a mount has gone."""
+    status = os.lstat(path)
+    if not stat.S_ISREG(status.st_mode) or status.st_size:
+        raise Failure(f"{path} is no network namespace and not empty: left alone", "who put it there?")
+
+
+def _check_mounts_of_pid1(path: str, namespace: netns.Identity | None, *, mounted: bool) -> None:
+    """Raise `Failure` unless PID 1 has that namespace (None: any) mounted at `path`, or has not.
+
+    In proc_pid_mountinfo(5) field 4 is the root, 5 the mount point; in a chroot that has the chroot's path in front.
+    """
+    root = f"net:[{namespace[1]}]" if namespace else "net:["
+    with open("/proc/1/mountinfo", encoding="utf-8", errors="replace") as lines:
+        roots = [fields[3] for fields in map(str.split, lines) if fields[4].endswith(path)]
+    if any(each.startswith(root) for each in roots) != mounted:
         raise PermissionRefusedError(
-            f'{path} cannot be set to "{value}": {(error.strerror or "").lower()}',
-            "is /proc/sys read-only (ProtectKernelTunables=, a container), or CAP_NET_ADMIN missing?",
-        ) from None
+            f"{path} is mounted differently inside and outside this process: the unit has a private mount namespace",
+            netns.PRIVATE_MOUNTS_HINT,
+        )
+
+
+def _unmount(path: str) -> None:
+    while os.lstat(path).st_dev == netns.own()[0]:  # a name can be mounted over
+        netns.call("umount2", path.encode(), netns.MNT_DETACH)
 
 
 def down(name: str) -> None:
     """Take the name away, with a warning about what is still inside. No such name: nothing to do.
 
-    Run inside a namespace other than the host's it takes away only that one's name. Raises `Failure`.
+    Run inside a namespace other than the host's it takes away only that one's name. Raises `Failure` or OSError.
     """
     try:
         host = netns.in_host()
     except PermissionRefusedError:
-        host = False  # cannot be told: then only what is certainly ours
+        host = False  # unknown: then only the name of this namespace
+    path = f"{netns.DIRECTORY}/{name}"
     signals.hold()
     with Lock(name):
-        if not os.path.lexists(f"{netns.DIRECTORY}/{name}"):
+        if not os.path.lexists(path):
             say(f'there is no "{name}"')
             return
         pinned = netns.pinned(name)
@@ -115,7 +188,10 @@ def down(name: str) -> None:
                 "run it in the host's network namespace, or in that one",
             )
         inside = _inside(name, pinned) if pinned else ""
-        netns.detach(name, pinned)
+        _unmount(path)
+        _check_mounts_of_pid1(path, pinned, mounted=False)
+        _check_placeholder(path)
+        os.unlink(path)
         dns_files.unpublish(name)
         if inside:
             hint = "they keep running in the namespace, which no longer has a name"
@@ -123,19 +199,19 @@ def down(name: str) -> None:
 
 
 def _inside(name: str, pinned: netns.Identity) -> str:
-    """What is in a namespace besides lo and this process, in words."""
+    """The processes and links in a namespace, without this process and lo."""
     numbers, _ = netns.inside(pinned)
     processes = [f"{comm} ({number})" for number, comm in numbers.items() if number != os.getpid()]
-    found = processes[:_LISTED] + ["more processes"] * (len(processes) > _LISTED)
+    users = processes[:_LISTED] + ["more processes"] * (len(processes) > _LISTED)
     try:
         if pinned != netns.own():
             netns.enter(netns.open_namespace(name))
-        found += [f"link {link}" for link in _foreign_links()]
+        users += [f"link {link}" for link in _foreign_links()]
     except Failure:
-        pass  # may not be looked at
-    return ", ".join(found)
+        pass  # this process may not enter
+    return ", ".join(users)
 
 
 def _foreign_links() -> list[str]:
     """The links of this process's network namespace that the kernel has not made with it."""
-    return [name for _, name in if_nameindex() if name not in netns.LOCAL_LINKS]
+    return [name for _, name in netlink.socket.if_nameindex() if name not in netns.LOCAL_LINKS]

@@ -11,7 +11,6 @@ import _socket
 import errno
 import os
 from struct import Struct, pack, unpack_from
-from sys import byteorder
 
 from .errors import Failure, system_error
 
@@ -34,7 +33,7 @@ RT_TABLE_MAIN = 254
 # The protocol number of our routes (rtm_protocol): no daemon of linux/rtnetlink.h or iproute2's rt_protos has it.
 ROUTE_PROTOCOL = 119
 
-_NLMSG_ERROR, _NLMSG_DONE, _NLM_F_DUMP_INTR, _NLM_F_CAPPED, _NLM_F_ACK_TLVS = 2, 3, 0x10, 0x100, 0x200
+_NLMSG_ERROR, _NLMSG_DONE, _NLM_F_DUMP_INTR, _NLM_F_ACK_TLVS = 2, 3, 0x10, 0x200
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
 _HEADER = Struct("=IHHII")
 _TRIES = 5  # a list that changes while it is read is read again
@@ -62,10 +61,10 @@ class Request:
 
 
 def batches(requests: Iterable[Request]) -> Iterator[list[Request]]:
-    """The requests in their order, those in a row for rtnetlink together; the long ones for WireGuard one by one."""
+    """The requests in their order, each list for one datagram: up to 64 for rtnetlink, a long one for WireGuard."""
     batch: list[Request] = []
     for request in requests:
-        if batch and NETLINK_GENERIC in (batch[0].protocol, request.protocol):
+        if batch and (len(batch) == _BATCH or NETLINK_GENERIC in (batch[0].protocol, request.protocol)):
             yield batch
             batch = []
         batch.append(request)
@@ -74,11 +73,8 @@ def batches(requests: Iterable[Request]) -> Iterator[list[Request]]:
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
-    """One attribute (struct nlattr), padded to four bytes. Raises ValueError over 65,535 bytes."""
-    length = 4 + len(payload)
-    if length > 0xFFFF:
-        raise ValueError("a netlink attribute holds 65,531 bytes at most")
-    return pack("=HH", length, kind) + payload + b"\0" * (-length % 4)
+    """One attribute (struct nlattr), padded to four bytes. Raises struct.error over 65,535 bytes."""
+    return pack("=HH", 4 + len(payload), kind) + payload + bytes(-len(payload) % 4)
 
 
 def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
@@ -97,102 +93,101 @@ def each(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
 
 
 class Socket:
-    """A netlink socket. It stays in the network namespace that it was opened in, wherever the process goes."""
+    """A netlink socket for each protocol. It stays in the network namespace that it was opened in."""
 
-    def __init__(self, protocol: int = NETLINK_ROUTE) -> None:
+    def __init__(self, *protocols: int) -> None:
+        self._sockets: dict[int, _socket.socket] = {}
+        self._sequence = 0
         try:
-            self._socket = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, protocol)
-            for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK):
-                self._socket.setsockopt(_SOL_NETLINK, option, 1)
-            self._socket.connect((0, 0))  # to the kernel: what other processes send is refused
+            for protocol in protocols or (NETLINK_ROUTE,):
+                made = self._sockets[protocol] = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, protocol)
+                for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK):
+                    made.setsockopt(_SOL_NETLINK, option, 1)
+                made.connect((0, 0))  # to the kernel: what other processes send is refused
         except OSError as error:
             raise system_error("cannot open a netlink socket", error) from None
-        self._sequence = 0
-        self._torn = False  # whether the last list is
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
+        for made in self._sockets.values():
+            made.close()
 
-    def run(self, requests: Iterable[Request]) -> list[bytes]:
-        """Send the requests, many in one datagram, and read every answer; the answers' payloads that are no errors.
+    def run(self, batch: list[Request]) -> list[bytes]:
+        """Send one of `batches` and read every answer; returns the payloads of those that are no acknowledgement.
 
-        The kernel goes on after a request that failed: the first failure is raised when the datagram is done. Raises
-        `KernelRefusedError`, or another `Failure`.
+        The kernel goes on after a request that failed: raises the first failure when the whole datagram is done,
+        `KernelRefusedError` or another `Failure`.
         """
-        waiting = list(requests)
-        batches = (waiting[start : start + _BATCH] for start in range(0, len(waiting), _BATCH))
-        return [answer for batch in batches for answer in self._exchange(batch)]
-
-    def ask(self, request: Request, size: int, absent: int) -> tuple[bytes, dict[int, bytes]] | None:
-        """The first `size` bytes of the one answer and its attributes; None where the error is `absent`."""
-        try:
-            answers = self.run([request])
-        except KernelRefusedError as error:
-            if error.errno == absent:
-                return None
-            raise
-        if len(answers) != 1 or len(answers[0]) < size:
-            raise system_error(f"{request.what}: netlink", OSError(errno.EBADMSG, ""))
-        return answers[0][:size], attributes(answers[0], size)
-
-    def dump(self, request: Request) -> list[bytes]:
-        """The payloads of the list that a request with the flag `DUMP` asks for.
-
-        The kernel marks a list that changed while it was read, perhaps only in the message at its end, and then it is
-        read again. Raises `Failure`.
-        """
-        for _ in range(_TRIES):
-            answers = self._exchange([request])
-            if not self._torn:
-                return answers
-        raise Failure(f"{request.what} changed each time it was read", "does another program change it?")
-
-    def _exchange(self, batch: list[Request]) -> list[bytes]:
-        open_requests = {self._sequence + 1 + i: request for i, request in enumerate(batch)}
+        socket = self._sockets[batch[0].protocol]
+        waiting = dict(enumerate(batch, self._sequence + 1))
         self._sequence += len(batch)
-        self._torn = False
+        self._torn = False  # whether the list changed while the kernel sent it
         answers, failed = [], None
         try:
-            self._socket.sendto(b"".join(r.pack(s) for s, r in open_requests.items()), (0, 0))
-            for kind, flags, sequence, payload in self._receive():
-                request = open_requests.get(sequence)
+            socket.sendto(b"".join(r.pack(s) for s, r in waiting.items()), (0, 0))
+            messages = _receive(socket)
+            while waiting:
+                kind, flags, sequence, payload = next(messages)
+                request = waiting.get(sequence)
                 if not request:
                     continue
                 self._torn |= bool(flags & _NLM_F_DUMP_INTR)
                 if kind == _NLMSG_ERROR or (kind == _NLMSG_DONE and request.flags & DUMP == DUMP):
-                    del open_requests[sequence]
-                    failed = failed or refusal(request.what, flags, payload, is_end=kind == _NLMSG_DONE)
+                    del waiting[sequence]
+                    failed = failed or refusal(request.what, flags, payload, 4 if kind == _NLMSG_DONE else 20)
                 else:
                     answers.append(payload)
-                if not open_requests:
-                    break
         except OSError as error:
             failed = failed or system_error(f"{batch[0].what}: netlink", error)
         if failed:
             raise failed
         return answers
 
-    def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
-        """What has come, which is all when sendto(2) has returned (netlink_unicast_kernel); then an OSError."""
-        lost = None
-        while True:
-            try:
-                data, sender = self._socket.recvfrom(65536, _socket.MSG_DONTWAIT)
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise lost or error from None
-                lost = error  # until the buffer is empty, the kernel drops answers without an error (netlink_overrun)
-                continue
-            offset = 0
-            while offset + 16 <= len(data) and not sender[0]:  # the kernel's port is 0
-                length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
-                if length < 16 or offset + length > len(data):
-                    raise OSError(errno.EBADMSG, "")
-                yield kind, flags, sequence, data[offset + 16 : offset + length]
-                offset += -(-length // 4) * 4
+    def ask(self, request: Request, size: int, absent: int) -> bytes:
+        """The one answer, which has at least `size` bytes; empty where the error is `absent`. Raises `Failure`."""
+        try:
+            answers = self.run([request])
+        except KernelRefusedError as error:
+            if error.errno == absent:
+                return b""
+            raise
+        if len(answers) != 1 or len(answers[0]) < size:
+            raise system_error(f"{request.what}: netlink", OSError(errno.EBADMSG, ""))
+        return answers[0]
+
+    def dump(self, request: Request) -> list[bytes]:
+        """The payloads of the list for a request with the flag `DUMP`.
+
+        The kernel marks a list that changed while it was read, perhaps only in the message at its end, and then it is
+        read again. Raises `Failure`.
+        """
+        for _ in range(_TRIES):
+            answers = self.run([request])
+            if not self._torn:
+                return answers
+        raise Failure(f"{request.what} changed each time it was read", "does another program change it?")
+
+
+def _receive(socket: _socket.socket) -> Iterator[tuple[int, int, int, bytes]]:
+    """What has come, which is all when sendto(2) has returned (netlink_unicast_kernel); then an OSError."""
+    lost = None
+    while True:
+        try:
+            data, sender = socket.recvfrom(65536, _socket.MSG_DONTWAIT)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise lost or error from None
+            lost = error  # until the buffer is empty, the kernel drops answers without an error (netlink_overrun)
+            continue
+        offset = 0
+        while offset + 16 <= len(data) and not sender[0]:  # the kernel's port is 0
+            length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
+            if length < 16 or offset + length > len(data):
+                raise OSError(errno.EBADMSG, "")
+            yield kind, flags, sequence, data[offset + 16 : offset + length]
+            offset += -(-length // 4) * 4
 
 
 class KernelRefusedError(Failure):
@@ -201,25 +196,21 @@ class KernelRefusedError(Failure):
     errno = 0
 
 
-def refusal(what: str, flags: int, payload: bytes, *, is_end: bool = False) -> Failure | None:
-    """The exception for the payload of an NLMSG_ERROR, with the kernel's own words; None for an acknowledgement.
+def refusal(what: str, flags: int, payload: bytes, size: int = 20) -> Failure | None:
+    """The exception for the error number at the beginning of a payload, with the kernel's own words; None for 0.
 
-    The NLMSG_DONE at the end of a list has such a number too, of an error at which the kernel gave it up, or 0.
+    The words are behind `size` bytes: 20 in an NLMSG_ERROR, which does not repeat the request (NETLINK_CAP_ACK); 4 in
+    the NLMSG_DONE that ends a list, where the number is that of an error at which the kernel gave it up.
     """
-    answer, length = unpack_from("=iI", payload) if len(payload) >= 20 else (1, 16)
-    if is_end:
-        answer = int.from_bytes(payload[:4], byteorder, signed=True)
+    answer = unpack_from("=i", payload)[0] if len(payload) >= size else 1
     if not answer:
         return None
+    words = attributes(payload, size).get(1, b"") if flags & _NLM_F_ACK_TLVS else b""  # NLMSGERR_ATTR_MSG
     number = -answer if -4096 < answer < 0 else errno.EBADMSG  # MAX_ERRNO of linux/err.h
-    echoed = 0 if is_end or flags & _NLM_F_CAPPED else max(length - 16, 0)
-    words = attributes(payload, 4 if is_end else 20 + -(-echoed // 4) * 4) if flags & _NLM_F_ACK_TLVS else {}
-    detail = words.get(1, b"").rstrip(b"\0").decode(errors="replace")  # NLMSGERR_ATTR_MSG
-    plain = system_error(what, OSError(number, ""), detail)
-    if plain.code != 1:
-        return plain
-    failure = KernelRefusedError(str(plain), plain.hint)
-    failure.errno = number
+    failure = system_error(what, OSError(number, ""), words.rstrip(b"\0").decode(errors="replace"))
+    if failure.code == 1:
+        failure = KernelRefusedError(str(failure))
+        failure.errno = number
     return failure
 
 
@@ -227,15 +218,13 @@ def _link_message(index: int = 0, flags: int = 0, change: int = 0, payload: byte
     return pack("=BxHiII", 0, 0, index, flags, change) + payload
 
 
-def read_link(socket: Socket, name: str) -> tuple[int, str, int] | None:
-    """Index, kind ("" for lo and hardware) and flags (IFF_UP) of the link `name` of the socket's namespace, if any."""
+def read_link(socket: Socket, name: str) -> tuple[int, str]:
+    """Index and kind ("" for lo and hardware) of the link `name` of the socket's namespace; index 0: no such link."""
     body = _link_message(payload=attribute(3, os.fsencode(name) + b"\0"))  # IFLA_IFNAME
-    found = socket.ask(Request(f'link "{name}"', RTM_GETLINK, body), 16, errno.ENODEV)
-    if not found:
-        return None
-    _, _, index, flags, _ = unpack_from("=BxHiII", found[0])
-    information = attributes(found[1].get(18, b""))  # IFLA_LINKINFO, IFLA_INFO_KIND
-    return index, information.get(1, b"").rstrip(b"\0").decode(errors="replace"), flags
+    answer = socket.ask(Request(f'link "{name}"', RTM_GETLINK, body), 16, errno.ENODEV)
+    kind = attributes(attributes(answer, 16).get(18, b"")).get(1, b"")  # IFLA_LINKINFO, IFLA_INFO_KIND
+    index: int = unpack_from("=4xi", answer)[0] if answer else 0
+    return index, kind.rstrip(b"\0").decode(errors="replace")
 
 
 def create_link(name: str, kind: str, index: int, namespace: int) -> Request:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from .tunnel import Session, Tunnel
     from .wireguard import Link
 
-_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _UNICAST, _KERNEL_LL = 1, 3  # RTN_UNICAST; IFAPROT_KERNEL_LL: a link-local address that nobody configured
 _METRIC = {socket.AF_INET: 0, socket.AF_INET6: 1024}  # of wg-up's routes; IP6_RT_PRIO_USER
 _ALIAS = "wg-up "  # how the alias begins that earlier versions of wg-up set
@@ -34,26 +33,23 @@ def read(link: Link) -> tuple[Tunnel, dict[bytes, Session]]:
         from pyroute2.netlink.rtnl.rtmsg import rtmsg
     except ImportError:
         raise MissingError("the Python package pyroute2 is missing", "pip install pyroute2") from None
-    name, route = f'link "{link.name}"', link.route
+    name = f'link "{link.name}"'
     tunnel, sessions = link.read()
-    asked = netlink.Request(name, netlink.RTM_GETLINK, pack("=BxHiII", 0, 0, link.index, 0, 0))
-    (interface,) = (_decoded(ifinfmsg, data) for data in route.run([asked]))
-    addresses: list[Network] = []
-    routes: list[Route] = []
-    for family in _FAMILIES:
-        body = pack("=BBBBI", family, 0, 0, 0, 0)
-        found = route.dump(netlink.Request(name, netlink.RTM_GETADDR, body, netlink.DUMP))
-        addresses += _addresses((_decoded(ifaddrmsg, data) for data in found), link.index)
-        body = pack("=8BI", family, 0, 0, 0, 0, 0, 0, 0, 0)
-        found = route.dump(netlink.Request(name, netlink.RTM_GETROUTE, body, netlink.DUMP))
-        routes += _routes((_decoded(rtmsg, data) for data in found), link.index)
+
+    def listed(message: Any, kind: int, size: int) -> Iterator[Any]:  # noqa: ANN401
+        for family in _METRIC:  # in one list of both, the kernel would not notice a change between the two
+            request = netlink.Request(name, kind, bytes([family]).ljust(size, b"\0"), netlink.DUMP)
+            yield from (_decoded(message, data) for data in link.dump(request) if data[0] == family)
+
+    request = netlink.Request(name, netlink.RTM_GETLINK, pack("=BxHiII", 0, 0, link.index, 0, 0))
+    (interface,) = (_decoded(ifinfmsg, data) for data in link.run([request]))
     alias = interface.get_attr("IFLA_IFALIAS") or ""
     return tunnel._replace(
         mtu=interface.get_attr("IFLA_MTU"),
         up=bool(interface["flags"] & netlink.IFF_UP),
         alias=alias if alias.startswith(_ALIAS) else "",
-        addresses=tuple(addresses),
-        routes=tuple(routes),
+        addresses=tuple(_addresses(listed(ifaddrmsg, netlink.RTM_GETADDR, 8), link.index)),
+        routes=tuple(_routes(listed(rtmsg, netlink.RTM_GETROUTE, 12), link.index)),
     ), sessions
 
 

@@ -67,7 +67,7 @@ def _refresh(name: str, descriptor: int, *, required: bool) -> list[Failure]:
 
 def _silent(link: Link) -> list[Peer]:
     """The present peers without a session. Looks for the link anew: wg-down and wg-up may have replaced it."""
-    index, kind, _ = netlink.read_link(link.route, link.name) or (0, "", 0)
+    index, kind = netlink.read_link(link, link.name)
     link.index = index if kind == "wireguard" else 0
     if not link.index:
         return []

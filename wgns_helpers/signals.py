@@ -1,6 +1,6 @@
 """Signals that wait between two steps, and locks that wait with a bound: one program at a time changes a namespace.
 
-SIGTERM, SIGINT and SIGHUP wait while the kernel is being changed, and are looked for between the steps.
+SIGTERM, SIGINT and SIGHUP wait while a program changes the kernel, and it checks for them between the steps.
 
 They have no handlers: a Python handler runs between any two instructions, so also between a change and the note that
 it was made. What is held back ends the process the usual way when it is released, with the status that the parent
@@ -9,29 +9,24 @@ expects.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # signal without the enumerations: 3 ms less at every start
 import fcntl
 import os
 import time
 
 from .errors import Failure, TryAgainError, say, system_error, warn
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import signal as _signal
-else:
-    import _signal  # signal(7) without the enumerations: 3 ms less at every start
-
 DIRECTORY = "/run/wgns"
 
 _PATIENCE = 60.0  # seconds; a holder needs milliseconds, and more while a name server does not answer
-_PAUSE = 0.05  # seconds between two looks
-_SILENT = 0.3  # seconds of waiting that are not worth a message
+_PAUSE = 0.05  # seconds between two tries
+_SILENT = 6  # tries that are not worth a message
 
 _SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)
 
 
 class InterruptError(Failure):
-    """Somebody wants the program to end; what it changed has to be undone first."""
+    """A signal asks the program to end; it undoes first what it changed."""
 
 
 def default() -> None:
@@ -72,16 +67,23 @@ class Lock:
 
     def __enter__(self) -> None:
         """Take it. Raises `TryAgainError` after `patience` seconds, `InterruptError` on a signal."""
-        try:
-            while self._descriptor < 0 or not os.fstat(self._descriptor).st_nlink:  # the former holder removes the file
-                self._descriptor = self._open()
+        path = f"{self._folder}/lock"
+        while self._descriptor < 0 or not os.fstat(self._descriptor).st_nlink:  # the former holder removes the file
+            try:
+                make_folder(self._folder)
+                self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
                 take(self._descriptor, self._what, self._patience)
-        except TryAgainError as error:
-            os.close(self._descriptor)
-            self._descriptor = -1
-            if not self._optional:
-                raise
-            warn(f"{error}: going on without it")
+            except FileNotFoundError:  # the former holder has just removed the folder
+                continue
+            except OSError as error:
+                raise system_error(path, error) from None
+            except TryAgainError as error:
+                os.close(self._descriptor)
+                self._descriptor = -1
+                if not self._optional:
+                    raise
+                warn(f"{error}: going on without it")
+                return
 
     def __exit__(self, *_: object) -> None:
         if self._descriptor < 0:
@@ -93,46 +95,31 @@ class Lock:
             pass  # a program that waits for the lock has made it anew, or there is something else in the folder
         os.close(self._descriptor)
 
-    def _open(self) -> int:
-        path = f"{self._folder}/lock"
-        while True:
-            try:
-                make_folder(DIRECTORY)
-                make_folder(self._folder)
-                return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-            except FileNotFoundError:  # the former holder has just removed the folder
-                continue
-            except OSError as error:
-                raise system_error(path, error) from None
-
 
 def make_folder(path: str) -> None:
-    """Make a folder that every user can read, whatever the umask is, unless it exists. Raises OSError."""
+    """Make a folder that every user can read, whatever the umask is, unless it exists; its parents too."""
     if not os.path.isdir(path):
+        make_folder(os.path.dirname(path))
         os.makedirs(path, exist_ok=True)
         os.chmod(path, 0o755)  # noqa: S103  (services of any user read there)
 
 
 def take(descriptor: int, what: str, patience: float) -> None:
-    """Take the flock(2) of an open file, and report whom this waits for.
+    """Take the flock(2) of an open file, and report which process this one waits for.
 
-    Raises `TryAgainError` after `patience` seconds, `InterruptError` on a signal.
+    Raises `TryAgainError` after `patience` seconds, a little later on a busy machine; `InterruptError` on a signal.
     """
-    began, reported = time.monotonic(), False
-    while True:
+    for tries in range(int(patience / _PAUSE) + 1):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             check()
         else:
             return
-        waited = time.monotonic() - began
-        if waited > patience:
-            raise TryAgainError(f"{_holder(descriptor)} has had the lock of {what} for {waited:.0f} s")
-        if waited > _SILENT and not reported:
-            reported = True
+        if tries == _SILENT:
             say(f"waiting for {_holder(descriptor)}, at most {patience:.0f} s: it has the lock of {what}")
         time.sleep(_PAUSE)
+    raise TryAgainError(f"{_holder(descriptor)} has had the lock of {what} for {patience:.0f} s")
 
 
 def _holder(descriptor: int) -> str:

@@ -35,8 +35,8 @@ def names() -> list[str]:
 def index(link: str) -> int:
     """The index of the WireGuard link of this name in this process's network namespace, 0 where there is none."""
     with netlink.Socket() as socket:
-        found = netlink.read_link(socket, link)
-    return found[0] if found and found[1] == "wireguard" else 0
+        number, kind = netlink.read_link(socket, link)
+    return number if kind == "wireguard" else 0
 
 
 def look(name: str) -> dict[str, Any]:

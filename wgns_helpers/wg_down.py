@@ -11,8 +11,8 @@ KIND = "wireguard"
 
 def existing(socket: netlink.Socket, link: str, namespace: str) -> int:
     """The index of the WireGuard link of that name, 0 where there is none; `Failure` for a link of another kind."""
-    index, kind, _ = netlink.read_link(socket, link) or (0, KIND, 0)
-    if kind != KIND:
+    index, kind = netlink.read_link(socket, link)
+    if index and kind != KIND:
         text = f'namespace "{namespace}" has a link "{link}" that is not WireGuard but {kind or "hardware"}'
         raise Failure(text, "another program made it; wg-up and wg-down leave it alone")
     return index

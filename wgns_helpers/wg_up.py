@@ -52,7 +52,7 @@ def _up(name: str, namespace: str, descriptor: int, tunnel: Tunnel, patience: fl
         netns.enter(descriptor)
         tunnel = possible(tunnel, namespace)
         with Link(name) as link:
-            link.index = wg_down.existing(link.route, name, namespace)
+            link.index = wg_down.existing(link, name, namespace)
             _warn_of_others(link, namespace)
             former = present.read(link)[0] if link.index else None
             try:
@@ -83,7 +83,7 @@ def _up(name: str, namespace: str, descriptor: int, tunnel: Tunnel, patience: fl
 def _warn_of_others(link: Link, namespace: str) -> None:
     """Name the links by which a service could get past the tunnel, also those that are down."""
     names = [name for _, name in netlink.socket.if_nameindex() if name not in netns.LOCAL_LINKS | {link.name}]
-    others = [name for name in names if (netlink.read_link(link.route, name) or (0, ""))[1] != wg_down.KIND]
+    others = [name for name in names if netlink.read_link(link, name)[1] != wg_down.KIND]
     if others:
         text = f'namespace "{namespace}" has other links ({", ".join(others)}): they may lead past the tunnel'
         warn(text, f"wgns check refuses services there; ip -n {namespace} link delete {others[0]}")
@@ -146,15 +146,14 @@ def _create(outside: netlink.Socket, link: Link, namespace: str, descriptor: int
     Its index has to be free in both namespaces (see netlink.create_link). The kernel counts from 1 and does not come as
     far as 2^30, so an index above that, made of the names, is free, also while other programs create links.
     """
+    link.device()  # fails here, before anything changes, if the kernel has no WireGuard
     link.index = 1 << 30 | crc32(f"{namespace}/{link.name}".encode()) >> 2
     signals.check()
     try:
         outside.run([netlink.create_link(link.name, wg_down.KIND, link.index, descriptor)])
     except netlink.KernelRefusedError as error:
         link.index = 0  # nothing to undo
-        if error.errno == errno.EOPNOTSUPP:
-            raise wireguard.no_wireguard() from None
-        if error.errno == errno.EEXIST and wg_down.existing(link.route, link.name, namespace):
+        if error.errno == errno.EEXIST and wg_down.existing(link, link.name, namespace):
             raise Failure(f'another process has just created "{link.name}" in namespace "{namespace}"') from None
         raise
 
@@ -162,8 +161,7 @@ def _create(outside: netlink.Socket, link: Link, namespace: str, descriptor: int
 def _delete(link: Link) -> None:
     """Delete the link that this run has created, if it has: the kernel's answer can get lost."""
     try:
-        made = netlink.read_link(link.route, link.name)
-        if made and made[0] == link.index:
+        if link.index and netlink.read_link(link, link.name)[0] == link.index:
             link.run([netlink.delete_link(link.index)])
     except Failure as error:
         warn(f'the link "{link.name}" could not be deleted again: {error}', f"wg-down {link.name}")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import errno
-from struct import Struct, pack, unpack_from
+from struct import Struct, pack
 from sys import byteorder
 
 from .errors import MissingError
-from .netlink import DUMP, NESTED, NETLINK_GENERIC, Request, Socket, attribute, attributes, each, socket
+from .netlink import DUMP, NESTED, NETLINK_GENERIC, NETLINK_ROUTE, Request, Socket, attribute, attributes, each, socket
 from .tunnel import NOWHERE, Endpoint, NamedTuple, Network, Peer, Session, Tunnel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import Self
 
     Part = tuple[Callable[[], str], bytes]  # of a request: what it changes of a peer, in words and encoded
 
@@ -32,75 +31,85 @@ class Device(NamedTuple):
     family: int = 0  # the number of generic netlink's family "wireguard"
 
 
-class Link:
-    """The WireGuard link `name` of this process's network namespace, with the sockets that read and change it.
+class Link(Socket):
+    """The WireGuard link `name` of this process's network namespace, by the sockets that read and change it.
 
     The sockets stay in the namespace, wherever the process goes. `index` is 0 until the link is known to exist.
     """
 
     def __init__(self, name: str, index: int = 0) -> None:
-        self.name, self.index = name, index
-        self.route, self.generic = Socket(), Socket(NETLINK_GENERIC)
-        self._family = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.route.__exit__()
-        self.generic.__exit__()
+        super().__init__(NETLINK_ROUTE, NETLINK_GENERIC)
+        self.name, self.index, self._family = name, index, 0
 
     def device(self) -> Device:
         """The device for messages; `MissingError` if the kernel has no WireGuard."""
-        self._family = self._family or family(self.generic)
+        self._family = self._family or family(self)
         return Device(self.index, self._family)
 
     def read(self) -> tuple[Tunnel, dict[bytes, Session]]:
-        """The function `read` for this link."""
-        return read(self.generic, self.device())
+        """What WireGuard reports of the device: a tunnel without addresses and routes, and its peers' sessions.
 
-    def run(self, batch: list[Request]) -> None:
-        """Send one of `netlink.batches`. Raises `Failure`."""
-        (self.generic if batch[0].protocol == NETLINK_GENERIC else self.route).run(batch)
-
-
-def no_wireguard() -> MissingError:
-    """The exception for a kernel that knows neither the kind of link nor the netlink family."""
-    hint = "modprobe wireguard; it is in Linux since 5.6"
-    try:
-        with open("/proc/sys/kernel/modules_disabled", "rb") as locked:
-            if locked.read().strip() == b"1":
-                hint = "modules are locked until a reboot: name wireguard in /etc/modules-load.d/wireguard.conf"
-    except OSError:
-        pass
-    return MissingError("the kernel has no WireGuard", hint)
+        Raises `Failure`.
+        """
+        head = pack("=BBH", _WG_CMD_GET_DEVICE, 1, 0) + attribute(1, pack("=I", self.index))  # WGDEVICE_A_IFINDEX
+        request = Request(f'device "{self.name}"', self.device().family, head, DUMP, NETLINK_GENERIC)
+        peers: dict[bytes, Peer] = {}
+        sessions: dict[bytes, Session] = {}
+        settings: dict[int, bytes] = {}
+        for answer in self.dump(request):
+            found = attributes(answer, 4)
+            settings = settings or found  # the other answers have peers only
+            for _, nest in each(found.get(8, b"")):  # WGDEVICE_A_PEERS
+                part, session = _peer(attributes(nest))
+                former = peers.get(part.public_key)
+                if former:  # its allowed IPs go on from the message before
+                    part = former._replace(allowed_ips=former.allowed_ips + part.allowed_ips)
+                peers[part.public_key] = part
+                sessions.setdefault(part.public_key, session)
+        return Tunnel(
+            private_key=_secret(settings.get(3, b"")),  # WGDEVICE_A_PRIVATE_KEY
+            public_key=settings.get(4, b""),  # WGDEVICE_A_PUBLIC_KEY
+            listen_port=_number(settings.get(6, b"")),  # WGDEVICE_A_LISTEN_PORT
+            fwmark=_number(settings.get(7, b"")),  # WGDEVICE_A_FWMARK
+            peers=tuple(peers.values()),
+            routes=(),
+        ), sessions
 
 
 def family(socket: Socket) -> int:
     """The number of the generic-netlink family "wireguard"; `MissingError` where the kernel has none."""
     body = pack("=BBH", _CTRL_CMD_GETFAMILY, 1, 0) + attribute(2, b"wireguard\0")  # CTRL_ATTR_FAMILY_NAME
-    found = socket.ask(Request("netlink family wireguard", _GENL_ID_CTRL, body, 0, NETLINK_GENERIC), 4, errno.ENOENT)
-    number = int.from_bytes(found[1].get(1, b"")[:2], byteorder) if found else 0  # CTRL_ATTR_FAMILY_ID
+    answer = socket.ask(Request("netlink family wireguard", _GENL_ID_CTRL, body, 0, NETLINK_GENERIC), 4, errno.ENOENT)
+    number = _number(attributes(answer, 4).get(1, b"")[:2])  # CTRL_ATTR_FAMILY_ID
     if number <= _GENL_ID_CTRL:
-        raise no_wireguard()
+        raise MissingError("the kernel has no WireGuard", _hint())
     return number
 
 
-def private_key(device: Device, key: bytes) -> Request:
-    """Set the private key; an empty one is none."""
-    what = "private key (not shown)" if key else "remove private key"
-    return _set(device, what, attribute(3, key or bytes(32)))  # WGDEVICE_A_PRIVATE_KEY
+def _hint() -> str:
+    try:
+        with open("/proc/sys/kernel/modules_disabled", "rb") as value:
+            if value.read().strip() == b"1":
+                return "no module can be loaded before a reboot: name wireguard in /etc/modules-load.d/wireguard.conf"
+    except OSError:
+        pass
+    return "modprobe wireguard; it is in Linux since 5.6"
 
 
-def listen_port(device: Device, port: int) -> Request:
-    """Set the UDP port."""
-    return _set(device, f"listen port {port}", attribute(6, pack("=H", port)))  # WGDEVICE_A_LISTEN_PORT
+def settings(device: Device, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
+    """Set the private key, the mark of outgoing packets (0 for none) and the UDP port, where they differ.
 
-
-def fwmark(device: Device, mark: int) -> Request:
-    """Set the mark of outgoing packets, 0 for none."""
-    what = f"fwmark {hex(mark) if mark else 'off'}"
-    return _set(device, what, attribute(7, pack("=I", mark)))  # WGDEVICE_A_FWMARK
+    An empty private key removes the present one; the port stays if 0 is wanted.
+    """
+    if wanted.private_key != now.private_key:
+        what = "private key (not shown)" if wanted.private_key else "remove private key"
+        yield _set(device, what, attribute(3, wanted.private_key or bytes(32)))  # WGDEVICE_A_PRIVATE_KEY
+    if wanted.fwmark != now.fwmark:
+        what = f"fwmark {hex(wanted.fwmark) if wanted.fwmark else 'off'}"
+        yield _set(device, what, attribute(7, pack("=I", wanted.fwmark)))  # WGDEVICE_A_FWMARK
+    if wanted.listen_port not in (0, now.listen_port):
+        what = f"listen port {wanted.listen_port}"
+        yield _set(device, what, attribute(6, pack("=H", wanted.listen_port)))  # WGDEVICE_A_LISTEN_PORT
 
 
 def _set(device: Device, what: str, payload: bytes, lines: Sequence[Callable[[], str]] = ()) -> Request:
@@ -110,18 +119,16 @@ def _set(device: Device, what: str, payload: bytes, lines: Sequence[Callable[[],
 
 def peers(device: Device, parts: Iterable[Part]) -> Iterator[Request]:
     """The requests with these parts, each with at most `_ROOM` bytes of them."""
-    group: list[Callable[[], str]] = []
-    encoded: list[bytes] = []
-    size = 0
+    lines: list[Callable[[], str]] = []
+    encoded = bytearray()
     for words, part in parts:
-        if group and size + len(part) > _ROOM:
-            yield _set(device, "peers", attribute(8 | NESTED, b"".join(encoded)), group)  # WGDEVICE_A_PEERS
-            group, encoded, size = [], [], 0
-        group.append(words)
-        encoded.append(attribute(NESTED | len(group), part))
-        size += len(encoded[-1])
-    if group:
-        yield _set(device, "peers", attribute(8 | NESTED, b"".join(encoded)), group)
+        if lines and len(encoded) + len(part) > _ROOM:
+            yield _set(device, "peers", attribute(8 | NESTED, bytes(encoded)), lines)  # WGDEVICE_A_PEERS
+            lines, encoded = [], bytearray()
+        lines.append(words)
+        encoded += attribute(NESTED | len(lines), part)
+    if lines:
+        yield _set(device, "peers", attribute(8 | NESTED, bytes(encoded)), lines)
 
 
 def peer(
@@ -170,37 +177,6 @@ def _allowed_ips(networks: Sequence[Network]) -> bytes:
     return attribute(9 | NESTED, bytes(encoded))  # WGPEER_A_ALLOWEDIPS
 
 
-def read(socket: Socket, device: Device) -> tuple[Tunnel, dict[bytes, Session]]:
-    """What WireGuard reports of the device: a tunnel without addresses and routes, and its peers' sessions.
-
-    Raises `Failure`.
-    """
-    head = pack("=BBH", _WG_CMD_GET_DEVICE, 1, 0) + attribute(1, pack("=I", device.ifindex))  # WGDEVICE_A_IFINDEX
-    answers = socket.dump(Request(f"WireGuard device {device.ifindex}", device.family, head, DUMP, NETLINK_GENERIC))
-    peers: dict[bytes, Peer] = {}
-    sessions: dict[bytes, Session] = {}
-    settings: dict[int, bytes] = {}
-    for answer in answers:
-        found = attributes(answer, 4)
-        settings = settings or found  # the other answers have peers only
-        for _, nest in each(found.get(8, b"")):  # WGDEVICE_A_PEERS
-            part, session = _peer(attributes(nest))
-            former = peers.get(part.public_key)
-            if former:  # its allowed IPs go on from the message before
-                part = former._replace(allowed_ips=former.allowed_ips + part.allowed_ips)
-            peers[part.public_key] = part
-            sessions.setdefault(part.public_key, session)
-    tunnel = Tunnel(
-        private_key=_secret(settings.get(3, b"")),  # WGDEVICE_A_PRIVATE_KEY
-        public_key=settings.get(4, b""),  # WGDEVICE_A_PUBLIC_KEY
-        listen_port=_number(settings.get(6, b"")),  # WGDEVICE_A_LISTEN_PORT
-        fwmark=_number(settings.get(7, b"")),  # WGDEVICE_A_FWMARK
-        peers=tuple(peers.values()),
-        routes=(),
-    )
-    return tunnel, sessions
-
-
 def _peer(found: dict[int, bytes]) -> tuple[Peer, Session]:
     peer = Peer(
         public_key=found.get(1, b""),  # WGPEER_A_PUBLIC_KEY
@@ -220,7 +196,7 @@ def _network(found: dict[int, bytes]) -> Network:
 
 def _endpoint(sockaddr: bytes) -> Endpoint:
     """The endpoint in a struct sockaddr_in or sockaddr_in6."""
-    family, (port,) = _number(sockaddr[:2]), unpack_from("!H", sockaddr.ljust(4, b"\0"), 2)
+    family, port = _number(sockaddr[:2]), int.from_bytes(sockaddr[2:4], "big")
     if family not in (socket.AF_INET, socket.AF_INET6):
         return NOWHERE
     address = sockaddr[4:8] if family == socket.AF_INET else sockaddr[8:24]

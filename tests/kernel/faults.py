@@ -96,7 +96,7 @@ def _replace(fault: Fault | None, log: int) -> None:
         if hasattr(os, name):
             setattr(os, name, _wrapped(step, name, getattr(os, name)))
     netns.call = _wrapped(step, "", netns.call)
-    exchange = netlink.Socket._exchange  # noqa: SLF001
+    exchange = netlink.Socket.run
 
     def exchanged(socket: netlink.Socket, batch: list[netlink.Request]) -> list[bytes]:
         reads = batch[0].kind == netlink.RTM_GETLINK or batch[0].flags & netlink.DUMP == netlink.DUMP
@@ -106,7 +106,7 @@ def _replace(fault: Fault | None, log: int) -> None:
         answers: list[bytes] = step("netlink", lambda: exchange(socket, batch), lambda: lost)
         return answers
 
-    netlink.Socket._exchange = exchanged  # type: ignore[assignment, method-assign]  # noqa: SLF001
+    netlink.Socket.run = exchanged  # type: ignore[assignment, method-assign]
 
 
 def _wrapped(step: Callable[..., Any], name: str, call: Callable[..., Any]) -> Callable[..., Any]:

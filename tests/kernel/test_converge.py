@@ -314,7 +314,7 @@ def test_an_interrupted_list_is_read_again(tunnel: str, monkeypatch: pytest.Monk
     index = data("-n wg link show wg")[0]["ifindex"]
     times = 0
     calls: list[tuple[int, int]] = []
-    exchange = netlink.Socket._exchange  # noqa: SLF001
+    exchange = netlink.Socket.run
 
     def torn(socket: netlink.Socket, batch: list[netlink.Request]) -> list[bytes]:
         found = exchange(socket, batch)
@@ -325,7 +325,7 @@ def test_an_interrupted_list_is_read_again(tunnel: str, monkeypatch: pytest.Monk
 
     with Looker() as here, here.inside_for_a_while(), wireguard.Link("wg", index) as link:
         whole = present.read(link)[0]
-        monkeypatch.setattr(netlink.Socket, "_exchange", torn)
+        monkeypatch.setattr(netlink.Socket, "run", torn)
         times = 2
         assert present.read(link)[0] == whole
         assert {calls.count(call) for call in calls} == {3, 4}  # addresses and routes are two lists each

@@ -83,7 +83,7 @@ def test_waiting_has_an_end_and_a_code() -> None:
     shell("ip netns add wg")
     words = r'process {} \(python.* has had the lock of namespace "wg" for 1 s'
     with holder(60) as process:
-        with pytest.raises(TryAgainError, match=words.format(process.pid)), Lock("wg", 0.5):
+        with pytest.raises(TryAgainError, match=words.format(process.pid)), Lock("wg", 1):
             pass
         with subprocess.Popen([sys.executable, str(ROOT / "bin/wg-down")]) as waiting:
             time.sleep(1)
