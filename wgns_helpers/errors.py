@@ -94,6 +94,15 @@ def say(text: str, hint: str = "", priority: int = INFO) -> None:
         pass  # nobody listens; the exit code still tells
 
 
+def say_absent(text: str) -> None:
+    """Report that there is nothing to remove; not after a unit's failure, whose reason is the last line then.
+
+    For $SERVICE_RESULT in ExecStopPost= see systemd.exec(5).
+    """
+    if os.environ.get("SERVICE_RESULT", "success") == "success":
+        say(text)
+
+
 def warn(text: str, hint: str = "") -> None:
     """A line about something that is left out or dangerous, but does not stop the work."""
     if WARNING not in _UNSAID:

@@ -7,7 +7,7 @@ import os
 import stat
 
 from . import dns_files, netlink, netns, signals
-from .errors import Failure, PermissionRefusedError, TryAgainError, say, warn
+from .errors import Failure, PermissionRefusedError, TryAgainError, say, say_absent, warn
 from .signals import Lock
 
 _LOOPBACK = 1  # index of lo in every namespace (LOOPBACK_IFINDEX of the kernel)
@@ -179,7 +179,7 @@ def down(name: str) -> None:
     signals.hold()
     with Lock(name):
         if not os.path.lexists(path):
-            say(f'there is no "{name}"')
+            say_absent(f'there is no "{name}"')
             return
         pinned = netns.pinned(name)
         if pinned and not host and pinned != netns.own():

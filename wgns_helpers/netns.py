@@ -131,7 +131,11 @@ def open_namespace(name: str) -> int:
             )
         descriptor = os.open(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
-        raise MissingError(f'there is no network namespace "{name}"', f"netns-up {name} makes one") from None
+        names = sorted(os.listdir(DIRECTORY))[:10] if os.path.isdir(DIRECTORY) else []
+        hint = (
+            f"did you mean {', '.join(names)}? netns-up {name} makes another" if names else f"netns-up {name} makes one"
+        )
+        raise MissingError(f'there is no network namespace "{name}"', hint) from None
     except OSError as error:
         raise system_error(path, error) from None
     if fcntl.ioctl(descriptor, _NS_GET_NSTYPE) != CLONE_NEWNET:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import dns_files, netlink, netns, signals
-from .errors import Failure, MissingError, say
+from .errors import Failure, MissingError, say, say_absent
 from .signals import Lock
 
 KIND = "wireguard"
@@ -29,7 +29,7 @@ def down(link: str, namespace: str) -> None:
         try:
             descriptor = netns.open_namespace(namespace)
         except MissingError as error:
-            say(f"nothing to take down: {error}")
+            say_absent(f"nothing to take down: {error}")
         else:
             if netns.identity(descriptor) != netns.own():
                 netns.enter(descriptor)
@@ -39,6 +39,6 @@ def down(link: str, namespace: str) -> None:
                     socket.run([netlink.delete_link(index)])
                     say(f'"{link}" is gone from namespace "{namespace}"')
                 else:
-                    say(f'there is no "{link}" in namespace "{namespace}"')
+                    say_absent(f'there is no "{link}" in namespace "{namespace}"')
         dns_files.remove(namespace, link)
         dns_files.unpublish(namespace)

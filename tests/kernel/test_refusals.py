@@ -130,11 +130,11 @@ BAD_TEXTS: dict[str, tuple[str | bytes, int, str]] = {
     "keepalive a fraction": (peer("PersistentKeepalive = 1.5"), 78, ":9: PersistentKeepalive:"),
     "byte order mark": (b"\xef\xbb\xbf" + MINIMAL.encode(), 78, ":1: a byte order mark"),
     "NUL": (MINIMAL.replace("10.9", "\0"), 78, ":3: a NUL byte"),
-    "UTF-16": (MINIMAL.encode("utf-16"), 78, ":1: not UTF-8"),
-    "Latin-1": (MINIMAL.encode() + "# Zürich".encode("latin-1"), 78, ":9: not UTF-8: byte 0xfc"),
+    "UTF-16": (MINIMAL.encode("utf-16"), 78, ":1: a NUL byte"),
+    "Latin-1": (MINIMAL.encode().replace(b"10.9", b"\xfc"), 78, ":3: Address: a character that is not printable ASCII"),
     "empty file": ("", 78, "no [Interface] section"),
     "only a comment": ("# [Interface]\n", 78, "no [Interface] section"),
-    "10 MB of rubbish": (b"x\xffy" * (10 << 20 >> 2), 78, ":1: not UTF-8"),
+    "10 MB of rubbish": (b"x\xffy" * (10 << 20 >> 2), 78, ':1: not "Key = value"'),
     "10 MB in one line": ("x" * (10 << 20), 78, ':1: not "Key = value"'),
     "33 MB": ("#" * (33 << 20), 78, "more than 33554432 bytes"),
     "key twice": (interface(f"PrivateKey = {PRIVATE}"), 78, ":4: PrivateKey again; it appears in line 2 too"),
@@ -145,6 +145,7 @@ BAD_TEXTS: dict[str, tuple[str | bytes, int, str]] = {
     "peer setting in [Interface]": (interface(f"PublicKey = {PUBLIC2}"), 78, ":4: PublicKey belongs in [Peer]"),
     "unknown section": (MINIMAL + "[Pear]\n", 78, ':9: unknown section "[Pear]", expected [Interface] or [Peer]'),
     "section without bracket": (MINIMAL + "[Peer\n", 78, ":9: unknown section"),
+    "AmneziaWG": (interface("Jc = 4"), 78, ":4: Jc is a key of AmneziaWG"),
     "unknown key": (peer("AllowedIP = 10.0.0.0/8"), 78, "hint: did you mean AllowedIPs?"),
     "a key as the name of a key": (peer(PRIVATE), 78, ":9: unknown key (not shown"),
     "a whole key in the wrong place": (replaced("10.9.0.2/32", f"{PRESHARED}/32"), 78, "(not shown"),
@@ -207,7 +208,7 @@ def _fifo() -> None:
 
 # what: (preparation, exit code, what the message must hold)
 BAD_FILES: dict[str, tuple[Callable[[], object], int, str]] = {
-    "missing": (lambda: None, 78, '"/etc/wireguard/wg.conf": no such file'),
+    "missing": (lambda: None, 78, "hint: install -m 600 PROVIDER.conf /etc/wireguard/wg.conf"),
     "a directory": (CONFIG.mkdir, 78, 'wg.conf": is a directory'),
     "a FIFO": (_fifo, 78, "wg.conf: not a regular file"),
     "a device": (lambda: CONFIG.symlink_to("/dev/zero"), 78, "wg.conf: not a regular file"),
@@ -230,6 +231,55 @@ def test_bad_file(what: str, unchanged: None) -> None:
     done = run("wg-up")
     assert done.returncode == code, done.stderr
     assert message in done.stderr
+
+
+def test_a_comment_in_another_encoding(unchanged: None) -> None:
+    """Only values matter: wg(8) reads a file whose comments are Latin-1, too."""
+    text = MINIMAL.replace("[Peer]", "# Zürich\n[Peer]").encode("latin-1")
+    path = Path("/run/latin-1.conf")
+    path.write_bytes(text)
+    done = run("wg-up", "--config", str(path), "--dry-run")
+    path.unlink()
+    assert (done.returncode, done.stderr.count("not UTF-8")) == (0, 0), done.stderr
+
+
+def test_two_peers_with_the_same_networks(unchanged: None) -> None:
+    """The kernel gives them to the last one, so a warning names them."""
+    text = MINIMAL + f"[Peer]\nPublicKey = {PUBLIC2}\nAllowedIPs = 10.0.0.0/8, 0.0.0.0/0\n"
+    done = run("wg-up", "--config", "-", "--dry-run", input=text)
+    assert "warning: standard input: several peers have the allowed IPs 0.0.0.0/0: only the last one" in done.stderr
+    assert (
+        "several peers" not in run("wg-up", "--config", "-", "--dry-run", input=text.replace(", 0.0.0.0/0", "")).stderr
+    )
+
+
+def test_a_path_in_place_of_a_name(unchanged: None) -> None:
+    """`wg-up ./NAME.conf` takes that file for the tunnel NAME, as wg-quick(8) does."""
+    Path("/run/mullvad.conf").touch(0o600)
+    Path("/run/mullvad.conf").write_text(MINIMAL)
+    done = run("wg-up", "./mullvad.conf", "--dry-run", cwd="/run")
+    assert done.stdout.startswith('link "mullvad", wireguard in namespace "mullvad"'), done.stderr
+    assert 'namespace "mullvad"' in run("wg-down", "/run/mullvad.conf").stderr
+    both = run("wg-up", "/run/mullvad.conf", "--config", "/run/mullvad.conf")
+    assert (both.returncode, "expected one of the two" in both.stderr) == (2, True)
+    long = run("wg-up", "./a-name-that-is-too-long.conf", "--dry-run")
+    assert (long.returncode, "at most 15 characters" in long.stderr) == (2, True)
+    Path("/run/mullvad.conf").unlink()
+
+
+def test_a_mistyped_name(unchanged: None) -> None:
+    """The hint lists the names that exist."""
+    shell("ip netns add mullvad")
+    for command in (["wgns", "exec", "mulvad", "true"], ["wgns", "status", "mulvad"]):
+        assert "hint: did you mean mullvad?" in run(*command).stderr
+    shell("ip netns del mullvad")
+
+
+def test_no_word_after_a_failure(unchanged: None) -> None:
+    """In ExecStopPost= of a start that failed, the reason of the failure stays the last line."""
+    for program, said in (("wg-down", "nothing to take down"), ("netns-down", 'there is no "wg"')):
+        assert run(program, "wg", env={"SERVICE_RESULT": "exit-code"}).stderr == ""
+        assert said in run(program, "wg", env={"SERVICE_RESULT": "success"}).stderr
 
 
 def test_unreadable_configuration(unchanged: None) -> None:
