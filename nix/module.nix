@@ -141,7 +141,8 @@ let
       values = more // {
         NAME = tunnel;
         "wg@NAME" = unitOf tunnel;
-        "=wg-" = "=${cfg.package}/bin/wg-";
+        "=wg-down" = "=${cfg.package}/bin/wg-down";
+        "=wg-up" = "=${cfg.package}/bin/wg-up";
         "wgns check NAME" = "${cfg.package}/bin/wgns check ${tunnel}";
         "/usr/lib/systemd" = "${config.systemd.package}/lib/systemd";
       };

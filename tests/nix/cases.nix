@@ -201,8 +201,8 @@ let
   made =
     unit: name: source:
     replaceStrings
-      [ "wg@NAME" "NAME" "=wg-" " wgns " ]
-      [ unit name "=${package}/bin/wg-" " ${package}/bin/wgns " ]
+      [ "wg@NAME" "NAME" "=wg-down" "=wg-up" " wgns " ]
+      [ unit name "=${package}/bin/wg-down" "=${package}/bin/wg-up" " ${package}/bin/wgns " ]
       (plain (readFile source));
   confinedService = ../../wgns_helpers/confined-service.conf;
   confinedSocket = ../../wgns_helpers/confined-socket.conf;
