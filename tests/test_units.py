@@ -250,3 +250,10 @@ def test_a_template_reads_well_with_a_name(kind: str) -> None:
         assert re.search(r"(the tunnel |namespace |wgns check |/run/netns/|/run/wgns/|wg@)NAME", found), found
     assert text.index(f"[{kind.capitalize()}]") > text.index("[Unit]")
     assert text.count("\n[") == 2  # `wgns dropin` adds lines at the end
+
+
+def test_the_drop_in_says_how_to_start_the_service_with_the_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command in its head links the service to wg-confined@, by the name that systemd has for the instance."""
+    monkeypatch.setattr(confine, "properties", lambda _: {})
+    head = confine.for_unit("my+vpn", "echo.service", []).partition("[Unit]")[0]
+    assert r"systemctl add-wants 'wg-confined@my\x2bvpn.service' 'echo.service';" in head

@@ -83,7 +83,8 @@ def for_unit(name: str, unit: str, allowed: list[str]) -> str:
         wanted = "of its instances the ones that are to start with it" if template else unit
         again = "" if template else f"; systemctl restart '{unit}'"  # a running service stays where it was until then
         head = f"# Save as /etc/systemd/system/{unit}.d/wireguard.conf, then:\n"
-        head += f"# systemctl daemon-reload; systemctl add-wants 'wg@{name}.service' '{wanted}'{again}\n"
+        link = "systemctl add-wants 'wg-confined@" + name.replace("+", r"\x2b") + f".service' '{wanted}'"
+        head += f"# systemctl daemon-reload; {link}{again}\n"
     if allowed and kind == "socket":
         raise UsageError("--allow is for services: a socket unit sees no files")
     binds = "".join(f"BindPaths={_allowed(path)}\n" for path in allowed)

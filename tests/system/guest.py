@@ -67,9 +67,10 @@ def drop_in(unit: str, text: str, *, reload: bool = True) -> None:
 
 
 def confine(unit: str, name: str, *options: str) -> None:
-    """Confine a unit as the README says: with the drop-in that wgns prints, and started by the tunnel."""
+    """Confine a unit as the README says: with the drop-in that wgns prints, and started with the tunnel."""
     drop_in(unit, shell(f"wgns dropin {name} --unit {unit} {' '.join(options)}"), reload=False)
-    systemctl(*(["daemon-reload"] if "@." in unit else ["add-wants", f"wg@{name}.service", unit]))  # either reloads
+    link = ["add-wants", f"wg-confined@{name}.service", unit]
+    systemctl(*(["daemon-reload"] if "@." in unit else link))  # either reloads
 
 
 def settings() -> list[str]:
@@ -160,7 +161,7 @@ def leftovers() -> list[str]:
 def clean() -> None:
     """Stop what a test started, and take away what it wrote."""
     systemctl("stop", "reach.service", "joined.service", "leak@*", "netns@*", "wg@*", "wg.service", check=False)
-    for path in [*UNITS.glob("*.d/test.conf"), *UNITS.glob("wg@*.wants/*")]:
+    for path in [*UNITS.glob("*.d/test.conf"), *UNITS.glob("wg*.wants/*")]:
         path.unlink()
     for path in [*UNITS.glob("echo*"), *CONFIGURATIONS.glob("*")]:
         shell(f"rm -rf '{path}'")
