@@ -123,14 +123,19 @@ def _resolv_conf(tunnel: Tunnel) -> bytes:
 
 
 def _nsswitch() -> bytes:
-    """The host's nsswitch.conf(5), without the host's daemons for host names."""
+    """The host's nsswitch.conf(5), without the host's daemons for host names.
+
+    nss-myhostname(8) stays: it knows localhost and the host's own name, and asks nobody.
+    """
     try:
         with open("/etc/nsswitch.conf", "rb") as file:
             host = [line for line in file.read(_SIZE_LIMIT).splitlines() if b":" in line.partition(b"#")[0]]
     except OSError:
         host = []
     kept = [line for line in host if line.partition(b":")[0].strip() != b"hosts"]
-    return b"".join(line + b"\n" for line in [b"hosts: files dns", *kept])
+    by_itself = any(b"myhostname" in line.partition(b"#")[0].split() for line in host if line not in kept)
+    hosts = b"hosts: files myhostname dns" if by_itself else b"hosts: files dns"
+    return b"".join(line + b"\n" for line in [hosts, *kept])
 
 
 def _mark(link: str, body: bytes) -> bytes:

@@ -75,6 +75,9 @@ def test_host_names_are_left_to_dns() -> None:
     dns_files.write(dns_files.diff("wg", "wg", TUNNEL))
     written = FILE.with_name("nsswitch.conf").read_text().splitlines()
     assert written[1:] == ["hosts: files dns", "passwd: files systemd"]
+    Path("/etc/nsswitch.conf").write_text("hosts: mymachines resolve [!UNAVAIL=return] files myhostname dns # x\n")
+    dns_files.write(dns_files.diff("wg", "wg", TUNNEL))
+    assert FILE.with_name("nsswitch.conf").read_text().splitlines()[1:] == ["hosts: files myhostname dns"]
     Path("/etc/nsswitch.conf").unlink()
     assert dns_files.write(dns_files.diff("wg", "wg", TUNNEL)) == [
         "/run/wgns/wg/nsswitch.conf: host names by /etc/hosts and DNS"

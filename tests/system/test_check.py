@@ -76,6 +76,25 @@ def test_each_setting_of_the_drop_in_is_needed(setting: str) -> None:
     assert (status, WITHOUT[setting] in said) == (1, True), said
 
 
+def test_names_that_the_machine_knows_itself() -> None:
+    """A dynamic user has a name inside, and the host's own name and localhost are asked of nobody."""
+    configure()
+    systemctl("start", "wg@demo.service")
+    hosts = Path("/etc/hosts")
+    former = hosts.read_text()
+    hosts.write_text("")
+    script = "id -un; getent ahosts $(hostname); getent ahosts localhost"
+    argv = ["systemd-run", "--quiet", "--wait", "--pipe", "--unit=echo-names", "--property=DynamicUser=yes"]
+    try:
+        done = subprocess.run([*argv, *settings(), "sh", "-c", script], capture_output=True, text=True, check=False)
+    finally:
+        hosts.write_text(former)
+    assert done.returncode == 0, done.stderr
+    user, *addresses = done.stdout.splitlines()
+    assert user == "echo-names"
+    assert {"127.0.0.1", "::1"} <= {line.split()[0] for line in addresses}
+
+
 def test_it_judges_units() -> None:
     """Root asks of a running unit from outside: yes of one that is confined, no of one that is not."""
     configure()
