@@ -35,10 +35,13 @@ MAY_IMPORT = {
     "wg_down": "dns_files errors netlink netns signals",
     "wg_up": "dns_files diff errors netlink netns present resolve signals wg_down tunnel wireguard",
     "check": "dns_files errors netns",
-    "status": "wg_up config dns_files errors netlink netns present resolve signals tunnel wireguard",
-    "refresh": "config diff errors netlink netns resolve signals status tunnel wireguard",
+    "inside": "check dns_files errors netns signals",
+    "report": "status",
+    "status": "config dns_files errors inside netlink netns present resolve signals tunnel wg_up wireguard",
+    "refresh": "config diff errors inside netlink netns resolve signals status tunnel wireguard",
     "confine": "check errors netns",
-    "cli": "__init__ check confine config errors naming netns refresh resolve signals status tunnel wg_down wg_up",
+    "cli": "__init__ check confine config errors naming netns refresh report resolve signals status tunnel wg_down "
+    "wg_up",
 }
 
 
@@ -83,7 +86,7 @@ def test_the_standard_library_is_used_by_its_front_door(path: Path) -> None:
 def test_the_package_stays_small() -> None:
     """People read it in one sitting."""
     lines = {path.name: path.read_text().count("\n") for path in MODULES}
-    assert sum(code_lines(path) for path in [*MODULES, *(ROOT / "bin").iterdir()]) < 2850
+    assert sum(code_lines(path) for path in [*MODULES, *(ROOT / "bin").iterdir()]) < 3100
     assert max(lines.values()) <= 400
 
 

@@ -124,8 +124,8 @@ def down(name: str) -> None:
 
 def _inside(name: str, pinned: netns.Identity) -> str:
     """What is in a namespace besides lo and this process, in words."""
-    numbers, _ = netns.inside(pinned)
-    processes = [f"{comm} ({number})" for number, comm in numbers.items() if number != os.getpid()]
+    numbers = [number for number in netns.processes()[0].get(pinned, ()) if number != os.getpid()]
+    processes = [f"{comm} ({number})" for number in numbers if (comm := netns.comm(number))]
     found = processes[:_LISTED] + ["more processes"] * (len(processes) > _LISTED)
     try:
         if pinned != netns.own():

@@ -134,19 +134,27 @@ def named() -> dict[str, Identity]:
     return found
 
 
-def inside(namespace: Identity) -> tuple[dict[int, str], int]:
-    """The processes in a namespace, by their numbers, and how many others cannot be looked at."""
-    found, hidden = {}, 0
+def processes() -> tuple[dict[Identity, list[int]], int]:
+    """The processes by their network namespaces, and how many others cannot be looked at."""
+    found: dict[Identity, list[int]] = {}
+    hidden = 0
     for process in sorted(int(entry) for entry in os.listdir("/proc") if entry.isdecimal()):
         try:
-            if own(str(process)) == namespace:
-                with open(f"/proc/{process}/comm", encoding="utf-8", errors="replace") as comm:
-                    found[process] = comm.read().strip()
+            found.setdefault(own(str(process)), []).append(process)
         except PermissionError:
             hidden += 1
         except OSError:  # it has ended
             continue
     return found, hidden
+
+
+def comm(process: int) -> str:
+    """The name of a process (proc_pid_comm(5)), "" if it has ended."""
+    try:
+        with open(f"/proc/{process}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
 
 
 def open_namespace(name: str) -> int:

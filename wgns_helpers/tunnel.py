@@ -47,6 +47,7 @@ else:
 
 DIGITS_AND_DOTS = frozenset("0123456789.")
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
+UNANSWERED = "are the keys right, and known to the provider? does UDP to the endpoint get through?"  # a hint
 ALIVE = 180  # seconds after the handshake until a session ends (REJECT_AFTER_TIME of WireGuard)
 
 

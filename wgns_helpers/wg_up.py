@@ -11,6 +11,7 @@ from .diff import NOTHING, diff, listed, words
 from .errors import ConfigError, Failure, MissingError, PermissionRefusedError, TryAgainError, say, warn
 from .resolve import ready
 from .signals import Lock
+from .tunnel import UNANSWERED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -202,10 +203,7 @@ def _wait(link: Link, tunnel: Tunnel, seconds: float) -> None:
             now = time.monotonic()
             if now - began > seconds:
                 asked = ", ".join(tunnel.names()[peer.public_key] for peer in chosen) or "no peer has an endpoint"
-                raise TryAgainError(
-                    f'"{link.name}": no handshake within {seconds:.0f} s ({asked})',
-                    "are the keys right, and known to the provider? does UDP to the endpoint get through?",
-                )
+                raise TryAgainError(f'"{link.name}": no handshake within {seconds:.0f} s ({asked})', UNANSWERED)
             if now - tried > _RETRY:
                 turn, tried = turn + 1, now
                 places = {peer.public_key: peer.endpoint.places() for peer in chosen if peer.endpoint}
