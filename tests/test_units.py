@@ -99,7 +99,10 @@ TUNNEL = [*OUTSIDE, "ReadWritePaths=-/etc/netns"]
 HARDENING = {
     "wg@.service": TUNNEL,
     "wg.service": TUNNEL,
-    "wgns-refresh.service": OUTSIDE,
+    "wgns-refresh.service": [
+        *(setting for setting in OUTSIDE if not setting.startswith("CapabilityBoundingSet=")),
+        "CapabilityBoundingSet=CAP_NET_ADMIN CAP_SYS_ADMIN CAP_SYS_PTRACE",
+    ],
     "netns@.service": [
         *COMMON,
         "CapabilityBoundingSet=CAP_NET_ADMIN CAP_SYS_ADMIN",
@@ -137,7 +140,7 @@ REASONS = {
     "CapabilityBoundingSet ProtectHome RuntimeDirectory ReadWritePaths ProtectKernelModules RestrictAddressFamilies "
     "RestrictNamespaces SystemCallErrorNumber",
     "wg.service": "Conflicts",
-    "wgns-refresh.service": "SuccessExitStatus LogLevelMax",
+    "wgns-refresh.service": "SuccessExitStatus ProtectProc CapabilityBoundingSet LogLevelMax",
     "publish.service": "TemporaryFileSystem NetworkNamespacePath SystemCallErrorNumber",
     "publish.socket": "DefaultDependencies",
     "confined-service.conf": "BindsTo ExecStartPre ProtectProc BindReadOnlyPaths CapabilityBoundingSet "

@@ -1,11 +1,14 @@
-"""Peers without a session: their endpoints' names are looked up again, and where that may help the endpoint moves."""
+"""Peers without a session: their endpoints' names are looked up again, and where that may help the endpoint moves.
+
+Services inside that lost the tunnel's resolv.conf or nsswitch.conf get it again.
+"""
 
 from __future__ import annotations
 
 import os
 import time
 
-from . import config, errors, netns, resolve, status
+from . import config, errors, inside, netns, resolve, status
 from .diff import diff
 from .errors import ConfigError, Failure, MissingError, TryAgainError, say
 from .netlink import socket
@@ -23,13 +26,16 @@ _PATIENCE = 0.2  # seconds; a wg-up that has the lock looks the names up itself
 def refresh(name: str = "") -> None:
     """Refresh the endpoints of the tunnel `name`, or of all that have a configuration; one line for each change.
 
-    Changes nothing but endpoints. Raises `Failure` when all is done, `TryAgainError` if a name does not resolve.
+    Changes nothing but endpoints, and what services see in /etc. Raises `Failure` when all is done, `TryAgainError` if
+    a name does not resolve.
     """
     failures: list[Failure] = []
+    processes, _ = netns.processes()
     for each in [name] if name else [each for each in status.names() if os.path.exists(config.path_of(each))]:
         try:
             descriptor = netns.open_namespace(each)
             try:
+                failures += inside.mend(each, processes.get(netns.identity(descriptor), ()))
                 failures += _refresh(each, descriptor, required=bool(name))
             finally:
                 os.close(descriptor)
