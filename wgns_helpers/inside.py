@@ -146,7 +146,12 @@ def mend(name: str, processes: Iterable[int]) -> list[Failure]:
 
 def again(unit: str) -> str:
     """What gives a unit all its mounts again."""
-    return f"systemctl restart '{unit}'" if unit.endswith(".service") else "start the command anew"
+    return f"systemctl restart {quoted(unit)}" if unit.endswith(".service") else "start the command anew"
+
+
+def quoted(unit: str) -> str:
+    """The name of a unit for a shell, which would read a backslash in it."""
+    return f"'{unit}'" if "\\" in unit else unit
 
 
 def _bind(unit: str, source: str, target: str) -> str:

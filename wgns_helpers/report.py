@@ -45,7 +45,8 @@ def text(part: dict[str, Any], indent: str = "") -> str:
         elif key == "inside":
             for unit, processes in value.items():
                 how, names = part["confined"][unit], ", ".join(f"{number} {name}" for number, name in processes.items())
-                row = _printable(f"{unit or 'no unit'}: {how or '?'}: {names}")
+                judged = how if how == "confined" else f"not confined ({how})" if how else "not judged"
+                row = _printable(f"{unit or 'no unit'}, {judged}: {names}")
                 lines += f"{'inside:':16}{_painted(row, _GREEN * (how == 'confined'))}\n"
             lines += "" if value else f"{'inside:':16}none\n"
         elif key not in ("confined", "replaced"):

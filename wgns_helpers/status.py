@@ -126,7 +126,7 @@ def _tunnels(properties: dict[str, dict[str, str]]) -> dict[str, str]:
 def _link(tunnel: dict[str, Any]) -> list[Doubtful]:
     """Add the details of the link, if there is one; its peers that need another look.
 
-    These are the ones of which only tells what is sent from now on: dead or idle, and a first answer on its way.
+    What is sent from now on tells the dead ones from idle ones, and from those whose first answer is on its way.
     """
     from . import present, wg_up, wireguard
 
@@ -156,7 +156,9 @@ def _link(tunnel: dict[str, Any]) -> list[Doubtful]:
     doubtful = [
         (link, peer, sessions[peer.public_key], row)
         for peer, row in zip(now.peers, tunnel["peers"], strict=True)
-        if (row["state"] == "stale" and not peer.keepalive) or (row["state"] == "never" and row["sent"] <= _INITIATION)
+        if (row["state"] == "stale" and not peer.keepalive)
+        or (row["state"] == "never" and row["sent"] <= _INITIATION)
+        or (row["state"] == "waiting" and peer.keepalive and row["endpoint"])
     ]
     if not doubtful:
         link.__exit__()
@@ -216,6 +218,8 @@ def peer_at(peer: Peer, session: Session, clock: int, former: Session | None = N
         state = "alive"
     elif state == "stale" and not peer.keepalive and former and former.sent == session.sent:
         state = "idle"
+    elif state == "waiting" and peer.keepalive and former:  # which the kernel cannot send
+        state = "never"
     return {
         "public_key": _key(peer.public_key),
         "state": state,
@@ -236,16 +240,16 @@ def _key(key: bytes) -> str:
 def _faults(tunnel: dict[str, Any], result: str) -> tuple[list[str], list[str]]:
     """Why the tunnel is not as it should be, and what mends that; `result` is that of its unit."""
     name, unit, state, present = (tunnel[key] for key in ("name", "unit", "unit_state", "present"))
-    short, because = unit.removesuffix(".service"), f" ({result})" if result != "success" else ""
-    mend = f"systemctl reload '{short}'" if state == "active" else f"wg-up {name}"
+    short, because = inside.quoted(unit.removesuffix(".service")), f" ({result})" if result != "success" else ""
+    mend = f"systemctl reload {short}" if state == "active" else f"wg-up {name}"
     states = {"failed": "has failed", "activating": "is starting", "deactivating": "is stopping"}
     states |= {"inactive": "is enabled, but it is not running"} if present is False else {}
     found = []
     if state in states:
-        hint = f"systemctl start '{short}'" if state == "inactive" else f"journalctl -u '{short}' tells why"
+        hint = f"systemctl start {short}" if state == "inactive" else f"journalctl -u {short} tells why"
         found.append((f"{unit} {states[state]}{because}", hint))
     elif not tunnel["inode"]:
-        hint = f"systemctl restart 'netns@{short.partition('@')[2] or 'wg'}'"
+        hint = f"systemctl restart {short.replace('wg', 'netns', 1) if '@' in short else 'netns@wg'}"
         found.append((f'there is no network namespace "{name}"', hint))
     elif present is False:
         found.append(("there is no such WireGuard link", mend))

@@ -92,7 +92,7 @@ def test_a_unit_that_has_failed() -> None:
     code, lines, message = listed()
     assert (code, message.splitlines()[0]) == (69, 'wgns: "demo": wg@demo.service has failed (exit-code)')
     assert lines.split()[:2] == ["demo", "fault"]
-    assert "journalctl -u 'wg@demo' tells why" in message
+    assert "journalctl -u wg@demo tells why" in message
     code, found = status()
     assert (code, found["unit_state"], found["present"]) == (69, "failed", False)
 
@@ -148,17 +148,17 @@ def test_a_link_that_is_deleted() -> None:
     code, _, message = listed()
     assert (code, message) == (
         69,
-        "wgns: \"demo\": there is no such WireGuard link\nwgns: hint: systemctl reload 'wg@demo'\n",
+        'wgns: "demo": there is no such WireGuard link\nwgns: hint: systemctl reload wg@demo\n',
     )
-    shell("systemctl reload 'wg@demo'")
+    shell("systemctl reload wg@demo")
     assert listed()[0] == 0
     shell("ip netns delete demo")
     code, _, message = listed()
     assert (code, message.splitlines()) == (
         69,
-        ['wgns: "demo": there is no network namespace "demo"', "wgns: hint: systemctl restart 'netns@demo'"],
+        ['wgns: "demo": there is no network namespace "demo"', "wgns: hint: systemctl restart netns@demo"],
     )
-    shell("systemctl restart 'netns@demo'")
+    shell("systemctl restart netns@demo")
     wait_for(lambda: state("wg@demo.service") == "active")
     assert listed()[0] == 0
 
@@ -171,9 +171,9 @@ def test_differences_and_what_mends_them() -> None:
     code, _, message = listed()
     assert (code, message.splitlines()) == (
         1,
-        ['wgns: "demo": not as configured: listen port 40009', "wgns: hint: systemctl reload 'wg@demo'"],
+        ['wgns: "demo": not as configured: listen port 40009', "wgns: hint: systemctl reload wg@demo"],
     )
-    shell("systemctl reload 'wg@demo'")
+    shell("systemctl reload wg@demo")
     assert listed()[0] == 0
 
 
@@ -191,7 +191,7 @@ def test_a_new_resolv_conf_in_the_host(since: str, resolv_conf: None) -> None:
     assert (code, found["replaced"]) == (1, {"reach.service": ["resolv.conf"]})
     assert found["faults"] == ["reach.service no longer sees the tunnel's resolv.conf"]
     assert found["confined"]["reach.service"].startswith("resolv.conf: ")
-    assert "hint: wgns refresh demo; if that does not help: systemctl restart 'reach.service'" in listed()[2]
+    assert "hint: wgns refresh demo; if that does not help: systemctl restart reach.service" in listed()[2]
     wait_for(lambda: "nameserver 10.64.0.1\n" in names_of("reach.service"), 90)  # by the timer
     assert show("reach.service")["MainPID"] == process
     assert status()[0] == 0
