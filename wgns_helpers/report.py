@@ -1,4 +1,4 @@
-"""`wgns status` in words: a table of all tunnels, or everything about one; in colour on a terminal."""
+"""`wgns status` in words: a table of all tunnels, or everything about one; in color on a terminal."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def table(tunnels: list[dict[str, Any]]) -> str:
         rows.append(list(map(_printable, [tunnel["name"], state, *numbers, "; ".join(last)])))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    colours = [0, *(_RED if tunnel["faults"] else _GREEN * bool(tunnel["present"]) for tunnel in tunnels)]
-    return "".join(_painted(line, colour) + "\n" for line, colour in zip(lines, colours, strict=False))
+    colors = [0, *(_RED if tunnel["faults"] else _GREEN * bool(tunnel["present"]) for tunnel in tunnels)]
+    return "".join(_painted(line, color) + "\n" for line, color in zip(lines, colors, strict=False))
 
 
 def text(part: dict[str, Any], indent: str = "") -> str:
@@ -50,11 +50,11 @@ def text(part: dict[str, Any], indent: str = "") -> str:
                 lines += f"{'inside:':16}{_painted(row, _GREEN * (how == 'confined'))}\n"
             lines += "" if value else f"{'inside:':16}none\n"
         elif key not in ("confined", "replaced"):
-            title, colour = f"{indent}{key.replace('_', ' ')}:", _RED * (key == "faults" and bool(value))
+            title, color = f"{indent}{key.replace('_', ' ')}:", _RED * (key == "faults" and bool(value))
             if key == "state":
-                colour = {"alive": _GREEN, "stale": _RED, "never": _RED}.get(value, 0)
+                color = {"alive": _GREEN, "stale": _RED, "never": _RED}.get(value, 0)
             rows = _words(key, value) or ["none"]
-            lines += "".join(f"{title:16}{_painted(_printable(words), colour)}\n" for words in rows)
+            lines += "".join(f"{title:16}{_painted(_printable(words), color)}\n" for words in rows)
     return lines
 
 
@@ -82,10 +82,10 @@ def size(count: float) -> str:
     return f"{count:.2f} GiB"
 
 
-def _painted(words: str, colour: int) -> str:
-    """In a colour, where a terminal shows it and its user does not mind (no-color.org)."""
+def _painted(words: str, color: int) -> str:
+    """In a color, where a terminal shows it and its user does not mind (no-color.org)."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb" or not os.isatty(1)
-    return words if plain or not colour else f"\x1b[{colour}m{words}\x1b[0m"
+    return words if plain or not color else f"\x1b[{color}m{words}\x1b[0m"
 
 
 def _printable(words: str) -> str:

@@ -360,7 +360,7 @@ def on_terminal(*arguments: str, **environment: str) -> str:
     return printed
 
 
-def test_colour_on_a_terminal_only(enabled: Path) -> None:
+def test_color_on_a_terminal_only(enabled: Path) -> None:
     """A fault is red there, unless NO_COLOR (no-color.org) or the kind of terminal forbids it."""
     (enabled / "wg@gone.service").symlink_to("/dev/null")
     assert re.search(r"^\x1b\[31mgone .*\x1b\[0m\r$", on_terminal(TERM="linux"), re.MULTILINE)
