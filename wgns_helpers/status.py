@@ -99,8 +99,10 @@ def _properties(units: Iterable[str]) -> dict[str, dict[str, str]]:
 
     if not os.path.isdir("/run/systemd/system"):
         return {}
-    text = subprocess.run([*_SHOW, *units], capture_output=True, text=True, check=False).stdout
-    blocks = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in text.split("\n\n")]
+    done = subprocess.run([*_SHOW, *units], capture_output=True, text=True, check=False)
+    if done.returncode:
+        errors.warn("systemd does not answer: units are left out")
+    blocks = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in done.stdout.split("\n\n")]
     return {block["Id"]: block for block in blocks if "Id" in block}
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -283,6 +284,15 @@ def test_of_two_units_of_a_tunnel(states: dict[str, str], unit: str | None) -> N
     """The livelier one counts, and one that is inactive and not enabled does not."""
     properties = {unit: {"Id": unit, "ActiveState": state} for unit, state in states.items()}
     assert status._tunnels(properties) == ({"wg": unit} if unit else {})  # noqa: SLF001
+
+
+@pytest.mark.skipif(not shutil.which("systemctl"), reason="there is no systemctl")
+def test_a_systemd_that_does_not_answer() -> None:
+    """It is said, since units that have failed are not seen then."""
+    shell("mkdir -p /run/systemd/system")
+    said = ask()[2]
+    shell("rm -r /run/systemd/system")
+    assert said.startswith("wgns: warning: systemd does not answer: units are left out\n")
 
 
 def tunnel_of(**changes: Any) -> dict[str, Any]:
