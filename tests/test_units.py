@@ -100,7 +100,10 @@ TUNNEL = [*OUTSIDE, "ReadWritePaths=-/etc/netns"]
 HARDENING = {
     "wg@.service": TUNNEL,
     "wg.service": TUNNEL,
-    "wgns-refresh.service": OUTSIDE,
+    "wgns-refresh.service": [
+        *(setting for setting in OUTSIDE if not setting.startswith("CapabilityBoundingSet=")),
+        "CapabilityBoundingSet=CAP_NET_ADMIN CAP_SYS_ADMIN CAP_SYS_PTRACE",
+    ],
     "netns@.service": [
         *COMMON,
         "CapabilityBoundingSet=CAP_NET_ADMIN CAP_SYS_ADMIN",
@@ -139,7 +142,7 @@ REASONS = {
     "RestrictAddressFamilies RestrictNamespaces SystemCallErrorNumber",
     "wg.service": "Conflicts",
     "wg-confined@.service": "DefaultDependencies StartLimitIntervalSec Type LogLevelMax",
-    "wgns-refresh.service": "SuccessExitStatus LogLevelMax",
+    "wgns-refresh.service": "SuccessExitStatus ProtectProc CapabilityBoundingSet LogLevelMax",
     "publish.service": "TemporaryFileSystem NetworkNamespacePath SystemCallErrorNumber",
     "publish.socket": "DefaultDependencies",
     "confined-service.conf": "BindsTo ExecStartPre ProtectProc BindReadOnlyPaths CapabilityBoundingSet "

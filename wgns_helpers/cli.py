@@ -180,14 +180,15 @@ def _confine(program: str, names: list[str], options: dict[str, str]) -> None:
 def _status(name: str, *, json: bool) -> None:
     from . import status
 
-    tunnels = [status.look(each) for each in ([name] if name else status.names())]
-    tunnels = [tunnel for tunnel in tunnels if name or tunnel["present"] is not False]
+    tunnels = status.look(name)
     if json:
         from json import dumps
 
         _print(dumps({"tunnels": tunnels}, indent=2) + "\n")
     else:
-        _print("".join(map(status.text if name else status.line, tunnels)))
+        from . import report
+
+        _print(report.text(tunnels[0]) if name else report.table(tunnels))
     status.verdict(tunnels)
 
 

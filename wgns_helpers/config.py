@@ -287,10 +287,8 @@ def _add(section: Section | None, line: int, content: str) -> None:
         from difflib import get_close_matches
 
         if written in _AMNEZIA:
-            raise ValueError(
-                f"{written} is a key of AmneziaWG, which WireGuard cannot talk to",
-                "ask the provider for a plain WireGuard file",
-            )
+            problem = f"{written} is a key of AmneziaWG, which WireGuard cannot talk to"
+            raise ValueError(problem, "ask the provider for a plain WireGuard file")
         close = get_close_matches(written.lower()[:24], _SECTION_OF, 1)
         unknown = shown(written) if len(written) <= 24 else HIDDEN  # a longer one may be a part of a WireGuard key
         raise ValueError(f"unknown key {unknown}", f"did you mean {_SECTION_OF[close[0]][1]}?" if close else "")

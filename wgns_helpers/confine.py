@@ -112,10 +112,8 @@ def _allowed(path: str) -> str:
     if not path.startswith("/run/") or ".." in path or any(c.isspace() or c in ':\\"%' for c in path):
         raise UsageError(f"--allow {shown(path)}: expected a path below /run", "all else is as the unit has it")
     if _socket_in(path):
-        raise UsageError(
-            f"--allow {shown(path)}: {_socket_in(path)} is there, by which the host would look up names",
-            "name what the service needs of it, not the whole",
-        )
+        problem = f"--allow {shown(path)}: {_socket_in(path)} is there, by which the host would look up names"
+        raise UsageError(problem, "name what the service needs of it, not the whole")
     return path
 
 
@@ -144,10 +142,8 @@ def _refuse_or_warn(unit: Unit) -> None:
         listed = "=, ".join(unit.privileged())
         warn(f"{name}: + in {listed}= runs commands with all privileges, by which they can leave")
     if not unit.yes("DynamicUser") and unit.one("User") in ("", "root", "0"):
-        warn(
-            f"{name} starts as root, which can change files that the host acts on and control processes of users",
-            "User= or DynamicUser=, unless it changes the user itself",
-        )
+        problem = f"{name} starts as root, which can change files that the host acts on and control processes of users"
+        warn(problem, "User= or DynamicUser=, unless it changes the user itself")
 
 
 def confine(name: str, names: list[str], allowed: list[str]) -> None:
@@ -231,10 +227,8 @@ def _check_pairs(name: str, units: list[Unit]) -> None:
             others = [each for each in unit.triggers if each.endswith(".socket")]
         missing = [each for each in others if each not in chosen and confined_to(each) != name]
         if missing:
-            raise Failure(
-                f"{unit.name} belongs together with {', '.join(missing)}, which would stay in the host's network",
-                f"wgns confine {name} {' '.join(dict.fromkeys([*chosen, *missing]))}",
-            )
+            problem = f"{unit.name} belongs together with {', '.join(missing)}, which would stay in the host's network"
+            raise Failure(problem, f"wgns confine {name} {' '.join(dict.fromkeys([*chosen, *missing]))}")
 
 
 def confined_to(unit: str) -> str:

@@ -112,9 +112,8 @@ def _condition(argument: int, value: int) -> bytes:
 def _account(user: str) -> pwd.struct_passwd | None:
     """The user that the command runs as; None: the caller."""
     if os.geteuid():
-        raise PermissionRefusedError(
-            "wgns exec has to be started by root", "sudo wgns exec … runs the command as the user who calls sudo"
-        )
+        problem = "wgns exec has to be started by root"
+        raise PermissionRefusedError(problem, "sudo wgns exec … runs the command as the user who calls sudo")
     name = user or next(filter(None, map(os.environ.get, _CALLERS)), "")
     try:
         account = (pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)) if name else None

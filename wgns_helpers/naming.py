@@ -28,10 +28,8 @@ def up(name: str) -> None:
     """
     host = netns.in_host()
     if host and netns.in_unit():
-        raise PermissionRefusedError(
-            "this unit is in the host's network namespace, which is never given a name",
-            "the unit lacks PrivateNetwork=true, or the kernel refused it",
-        )
+        problem = "this unit is in the host's network namespace, which is never given a name"
+        raise PermissionRefusedError(problem, "the unit lacks PrivateNetwork=true, or the kernel refused it")
     if os.statvfs("/run").f_flag & os.ST_RDONLY:  # ProtectSystem=strict
         raise PermissionRefusedError("/run is read-only: others would not see the name", netns.PRIVATE_MOUNTS_HINT)
     signals.hold()
@@ -40,10 +38,9 @@ def up(name: str) -> None:
         if host and pinned == own:
             raise Failure(f'"{name}" is the host\'s own network namespace', f"netns-down {name} takes it away")
         if pinned and not host and pinned != own:
-            raise PermissionRefusedError(
-                f'"{name}" is network namespace {pinned[1]} already, this one is {own[1]}',
-                f"netns-down {name} takes the name away; services that run in {pinned[1]} stay there",
-            )
+            problem = f'"{name}" is network namespace {pinned[1]} already, this one is {own[1]}'
+            hint = f"netns-down {name} takes the name away; services that run in {pinned[1]} stay there"
+            raise PermissionRefusedError(problem, hint)
         if pinned:
             say(f'"{name}" exists already')
         else:
@@ -58,10 +55,9 @@ def _attach(name: str, *, new: bool) -> None:
         with netlink.Socket() as socket:
             socket.run([netlink.set_link(_LOOPBACK, up=True)])
     elif links := _foreign_links():
-        raise PermissionRefusedError(
-            f"this network namespace has other links than lo ({', '.join(links)}): does one lead outside?",
-            "only a namespace with nothing but lo is given a name; PrivateNetwork=true makes one",
-        )
+        problem = f"this network namespace has other links than lo ({', '.join(links)}): does one lead outside?"
+        hint = "only a namespace with nothing but lo is given a name; PrivateNetwork=true makes one"
+        raise PermissionRefusedError(problem, hint)
     _write_sysctls()
     _prepare_directory()
     path = f"{netns.DIRECTORY}/{name}"
@@ -103,10 +99,9 @@ def _write_sysctls() -> None:
         except FileNotFoundError:  # this kernel has no such setting
             continue
         except OSError as error:
-            raise PermissionRefusedError(
-                f'{path} cannot be set to "{value}": {(error.strerror or "").lower()}',
-                "is /proc/sys read-only (ProtectKernelTunables=, a container), or CAP_NET_ADMIN missing?",
-            ) from None
+            problem = f'{path} cannot be set to "{value}": {(error.strerror or "").lower()}'
+            hint = "is /proc/sys read-only (ProtectKernelTunables=, a container), or CAP_NET_ADMIN missing?"
+            raise PermissionRefusedError(problem, hint) from None
 
 
 def _prepare_directory() -> None:
@@ -183,10 +178,8 @@ def down(name: str) -> None:
             return
         pinned = netns.pinned(name)
         if pinned and not host and pinned != netns.own():
-            raise Failure(
-                f'"{name}" is network namespace {pinned[1]}, this one is {netns.own()[1]}: left alone',
-                "run it in the host's network namespace, or in that one",
-            )
+            problem = f'"{name}" is network namespace {pinned[1]}, this one is {netns.own()[1]}: left alone'
+            raise Failure(problem, "run it in the host's network namespace, or in that one")
         inside = _inside(name, pinned) if pinned else ""
         _unmount(path)
         _check_mounts_of_pid1(path, pinned, mounted=False)
@@ -200,8 +193,8 @@ def down(name: str) -> None:
 
 def _inside(name: str, pinned: netns.Identity) -> str:
     """The processes and links in a namespace, without this process and lo."""
-    numbers, _ = netns.inside(pinned)
-    processes = [f"{comm} ({number})" for number, comm in numbers.items() if number != os.getpid()]
+    numbers = [number for number in netns.processes()[0].get(pinned, ()) if number != os.getpid()]
+    processes = [f"{comm} ({number})" for number in numbers if (comm := netns.comm(number))]
     users = processes[:_LISTED] + ["more processes"] * (len(processes) > _LISTED)
     try:
         if pinned != netns.own():

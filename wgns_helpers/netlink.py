@@ -253,9 +253,9 @@ def set_link(
     if promote:  # IFLA_AF_SPEC, AF_INET, IFLA_INET_CONF, IPV4_DEVCONF_PROMOTE_SECONDARIES
         payload += attribute(26, attribute(2, attribute(1, attribute(20, pack("=I", 1)))))
     lines = [f"mtu {mtu}"] * bool(mtu) + ["up" if up else "down"] * (up is not None)
-    lines = lines or [
-        "promote secondary addresses" if alias is None else f'alias "{alias}"' if alias else "remove alias"
-    ]
+    if alias is not None:
+        lines = [f'note on the interface: "{alias}"' if alias else "remove the note that an earlier wg-up left on it"]
+    lines = lines or ["let addresses stay when another one of their network goes"]
     body = _link_message(index, IFF_UP if up else 0, 0 if up is None else IFF_UP, payload)
     return Request(", ".join(lines), RTM_NEWLINK, body)
 

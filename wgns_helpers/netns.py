@@ -36,9 +36,8 @@ def checked_name(text: str) -> str:
     if "\\" in name:
         raise UsageError(f"{shown(text)} is an escaped name", "write %I in the unit, not %i")
     if not _NAME_CHARACTERS.issuperset(name) or not 0 < len(name) <= 255 or name.startswith("-") or name in (".", ".."):
-        raise UsageError(
-            f"{shown(text)} is not a name", "expected 1 to 255 letters, digits, _ - . @ + : with no leading dash"
-        )
+        problem = f"{shown(text)} is not a name"
+        raise UsageError(problem, "expected 1 to 255 letters, digits, _ - . @ + : with no leading dash")
     if name != text and not in_unit():
         say(f"{shown(text)} is read as {shown(name)}, as systemd's %I has it")
     return name
@@ -47,10 +46,8 @@ def checked_name(text: str) -> str:
 def checked_link(name: str) -> str:
     """`name` if a link can be called so (dev_valid_name of the kernel), `UsageError` otherwise."""
     if len(name) > 15 or ":" in name or name in ("lo", "all", "default"):
-        raise UsageError(
-            f"{shown(name)} cannot be an interface's name",
-            'at most 15 characters, no colon; "lo", "all" and "default" are taken',
-        )
+        problem = f"{shown(name)} cannot be an interface's name"
+        raise UsageError(problem, 'at most 15 characters, no colon; "lo", "all" and "default" are taken')
     return name
 
 
@@ -105,19 +102,27 @@ def named() -> dict[str, Identity]:
     return {name: namespace for name, namespace in namespaces.items() if namespace}
 
 
-def inside(namespace: Identity) -> tuple[dict[int, str], int]:
-    """The names of the processes in a namespace, by their numbers, and how many processes this one may not inspect."""
-    processes, hidden = {}, 0
+def processes() -> tuple[dict[Identity, list[int]], int]:
+    """The processes by their network namespaces, and how many processes this one may not inspect."""
+    members: dict[Identity, list[int]] = {}
+    hidden = 0
     for process in sorted(int(entry) for entry in os.listdir("/proc") if entry.isdecimal()):
         try:
-            if own(str(process)) == namespace:
-                with open(f"/proc/{process}/comm", encoding="utf-8", errors="replace") as comm:
-                    processes[process] = comm.read().strip()
+            members.setdefault(own(str(process)), []).append(process)
         except PermissionError:
             hidden += 1
         except OSError:  # it has ended
             continue
-    return processes, hidden
+    return members, hidden
+
+
+def comm(process: int) -> str:
+    """The name of a process (proc_pid_comm(5)), "" if it has ended."""
+    try:
+        with open(f"/proc/{process}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
 
 
 def open_namespace(name: str) -> int:
@@ -125,10 +130,8 @@ def open_namespace(name: str) -> int:
     path = f"{DIRECTORY}/{name}"
     try:
         if os.stat(path).st_dev != own()[0]:  # all of nsfs is one device; a symlink to a namespace will do
-            raise MissingError(
-                f'"{path}" is no network namespace: nothing is mounted on it',
-                f"was it pinned where this mount cannot be seen? {PRIVATE_MOUNTS_HINT}",
-            )
+            problem = f'"{path}" is no network namespace: nothing is mounted on it'
+            raise MissingError(problem, f"was it pinned where this mount cannot be seen? {PRIVATE_MOUNTS_HINT}")
         descriptor = os.open(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
         names = sorted(os.listdir(DIRECTORY))[:10] if os.path.isdir(DIRECTORY) else []

@@ -1,4 +1,8 @@
-"""The recipe of `wgns refresh`: looks up the endpoints of peers that do not answer, and moves those peers."""
+"""The recipe of `wgns refresh`: moves peers that do not answer, and gives services the tunnel's files in /etc back.
+
+A DHCP client that renames a new /etc/resolv.conf into place takes away what was mounted on the former one, in all mount
+namespaces: names are then looked up by the host's file.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,10 @@ import os
 import time
 
 from . import config, errors, netlink, netns, resolve, status, wireguard
+from .dns_files import FILES
 from .errors import Failure, MissingError, TryAgainError, say
 from .netlink import socket
-from .signals import Lock
+from .signals import DIRECTORY, Lock
 from .tunnel import NOWHERE
 
 TYPE_CHECKING = False
@@ -22,14 +27,17 @@ _PATIENCE = 0.2  # seconds; a wg-up that has the lock looks the names up itself
 def refresh(name: str = "") -> None:
     """Refresh the endpoints of the tunnel `name`, or of all that have a configuration; one line for each change.
 
-    Changes nothing but endpoints. Raises `Failure` after the last tunnel, `TryAgainError` if a name does not resolve.
+    Changes nothing but endpoints, and what services see in /etc. Raises `Failure` after the last tunnel, and
+    `TryAgainError` if a name does not resolve.
     """
     errors.leave_out_warnings()
     failures: list[Failure] = []
+    processes, _ = netns.processes()
     for each in [name] if name else [each for each in status.names() if os.path.exists(config.path_of(each))]:
         try:
             descriptor = netns.open_namespace(each)
             try:
+                failures += mend(each, processes.get(netns.identity(descriptor), []))
                 failures += _refresh(each, descriptor, required=bool(name))
             finally:
                 os.close(descriptor)
@@ -40,6 +48,41 @@ def refresh(name: str = "") -> None:
         say(f"warning: {failure}", failure.hint, errors.WARNING)
     if failures:
         raise failures[-1]
+
+
+def mend(name: str, processes: list[int]) -> list[Failure]:
+    """Give each service among the processes the tunnel's files in /etc back; the failures."""
+    failures: list[Failure] = []
+    for unit, found in status.by_unit(processes).items():
+        for file in _lost(name, min(found)) if unit.endswith(".service") else ():
+            import subprocess  # 8 ms that are seldom needed
+
+            command = ["systemctl", "bind", "--read-only", "--", unit, f"{DIRECTORY}/{name}/{file}", f"/etc/{file}"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if file in _lost(name, min(found)):
+                reason = done.stderr.strip().partition("\n")[0] or "it is mounted elsewhere"
+                text = f'"{name}": {unit} no longer sees the tunnel\'s {file}: {reason}'
+                failures.append(TryAgainError(text, f"systemctl restart {status.quoted(unit)}"))
+            else:
+                say(f'"{name}": {unit} sees the tunnel\'s {file} again', priority=errors.NOTICE)
+    return failures
+
+
+def _lost(name: str, process: int) -> list[str]:
+    """The tunnel's files that a process was given by the drop-in, and that are not mounted any more.
+
+    The drop-in shows the process /run/netns/NAME and hides /run/wgns. In proc_pid_mountinfo(5), the root of a mount
+    comes before the mount point.
+    """
+    root = f"/proc/{process}/root"
+    if not os.path.exists(f"{root}{netns.DIRECTORY}/{name}") or os.path.exists(f"{root}{DIRECTORY}"):
+        return []
+    try:
+        with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="replace") as file:
+            mounts = file.read()
+    except OSError:  # it has ended
+        return []
+    return [file for file in FILES if f"/wgns/{name}/{file} " not in mounts]
 
 
 def _refresh(name: str, descriptor: int, *, required: bool) -> list[Failure]:

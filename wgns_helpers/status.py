@@ -1,4 +1,4 @@
-"""What a tunnel is right now, for a person and for monitoring: who is inside, peers, what differs from its file."""
+"""What a tunnel is right now, for a person and for monitoring: its unit, who is inside, peers, what differs."""
 
 from __future__ import annotations
 
@@ -8,16 +8,25 @@ from binascii import b2a_base64
 
 from . import dns_files, errors, netlink, netns, signals
 from .errors import Failure, MissingError, PermissionRefusedError
-from .tunnel import NOWHERE
+from .tunnel import NOWHERE, UNANSWERED, Peer, Session, Tunnel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
-    from .tunnel import Peer, Session, Tunnel
+    from .wireguard import Link
 
+    Watched = tuple[dict[str, Any], Link, dict[bytes, Session]]  # a tunnel, its link, and the sessions at first
+
+_SHOW = ("systemctl", "show", "--all", "--property=Id,ActiveState,Result,MainPID", "--", "wg@*.service", "wg.service")
+_WANTED = "/etc/systemd/system/*.wants/wg*.service"  # by which systemctl enable works
 _UNITS = (".service", ".scope", ".socket", ".mount", ".swap")  # those that can have processes (systemd.unit(5))
+_STATES = ("inactive", "failed", "deactivating", "activating", "reloading", "active")  # of two units, the last counts
+_LINK = ("up", "public_key", "listen_port", "addresses", "mtu", "peers", "differences")
 _SPANS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+_RETRY = 6.0  # seconds within which the kernel tries a handshake again (REKEY_TIMEOUT and its jitter), if it has to
+_PAUSE = 0.2  # seconds between two looks
 
 
 def names() -> list[str]:
@@ -39,53 +48,170 @@ def index(link: str) -> int:
     return number if kind == "wireguard" else 0
 
 
-def look(name: str) -> dict[str, Any]:
-    """Everything about the tunnel `name`, as README.md describes it; without private and preshared keys.
+def look(name: str = "") -> list[dict[str, Any]]:
+    """Everything about the tunnel `name` or about all, as README.md describes it; without private and preshared keys.
 
-    What cannot be seen is None, and why is in "unseen". Raises `MissingError` where there is no such namespace.
+    All are those that are there, those with a configuration and a namespace, and those whose unit is enabled, failed or
+    active. What cannot be seen is None, and why is in "unseen". Raises `MissingError` if `name` is not there at all.
     """
-    there = netns.open_namespace(name)
-    (_, inode), path = netns.identity(there), f"{netns.DIRECTORY}/{name}"
-    processes, hidden = netns.inside(netns.identity(there))
-    inside: dict[str, dict[int, str]] = {}
-    for process, comm in processes.items():
-        inside.setdefault(_unit(process), {})[process] = comm
-    unseen = [f"whether {hidden} processes of others are inside"] * bool(hidden)
-    tunnel = {"name": name, "namespace": path, "inode": inode, "inside": inside, **_dns(name), "present": None}
-    tunnel |= dict.fromkeys(("up", "public_key", "listen_port", "addresses", "mtu", "peers", "differences"))
+    spaces = {each: netns.pinned(each) for each in ([name] if name else names())}
+    processes, hidden = netns.processes()
+    within = {each: by_unit(processes.get(space, ()) if space else ()) for each, space in spaces.items()}
+    properties = _properties(unit for inside in within.values() for unit in inside if unit)
+    units = _tunnels(properties)
+    if name and not spaces[name] and name not in units:
+        os.close(netns.open_namespace(name))  # raises why
+    tunnels: list[dict[str, Any]] = []
+    for each in [name] if name else sorted({*spaces, *units}):
+        unit, inside = units.get(each, ""), within.get(each, {})
+        main = {unit: int(properties.get(unit, {}).get("MainPID") or 0) for unit in inside}
+        chosen = {unit: main[unit] if main[unit] in found else min(found) for unit, found in inside.items()}
+        tunnel: dict[str, Any] = {
+            "name": each,
+            "unit": unit,
+            "unit_state": properties.get(unit, {}).get("ActiveState", "inactive") if unit else "",
+            "namespace": f"{netns.DIRECTORY}/{each}",
+            "inode": (spaces.get(each) or (0, 0))[1],
+            "inside": inside,
+            "confined": {unit: _judged(each, process) for unit, process in chosen.items()},
+        }
+        unseen = [f"whether {hidden} processes of others are inside"] * bool(hidden)
+        tunnels.append({**tunnel, **_dns(each), "present": False, **dict.fromkeys(_LINK), "unseen": unseen})
+    _watch([watched for tunnel in tunnels if tunnel["inode"] for watched in _link(tunnel)])
+    for tunnel in tunnels:
+        result = properties.get(tunnel["unit"], {}).get("Result", "success")
+        tunnel["faults"], tunnel["hints"] = _faults(tunnel, result)
+    return [each for each in tunnels if name or each["unit"] or each["present"] is not False or _configuration(each)]
+
+
+def by_unit(processes: Iterable[int]) -> dict[str, dict[int, str]]:
+    """The names of processes, by unit ("": none) and number; without this program and `wgns refresh` of the timer."""
+    found: dict[str, dict[int, str]] = {}
+    for process in processes:
+        unit, name = _unit(process), netns.comm(process)
+        if name and process != os.getpid() and unit != "wgns-refresh.service":
+            found.setdefault(unit, {})[process] = name
+    return found
+
+
+def _unit(process: int) -> str:
+    """The unit of a process by its control group, in the unified hierarchy or systemd's own (cgroups(7)); or ""."""
     try:
-        with netns.Inside(there):
-            link = index(name)
-        tunnel["present"] = bool(link)
-        if link:
-            details, why = _link(name, link, there)
-            tunnel |= details
-            unseen += [f"what differs from the configuration: {why}"] * bool(why)
-    except PermissionRefusedError as error:
-        unseen.append(f"the tunnel itself: {error}")
-    finally:
-        os.close(there)
-    return {**tunnel, "unseen": unseen, "faults": _faults(tunnel)}
+        with open(f"/proc/{process}/cgroup", encoding="utf-8", errors="replace") as lines:
+            paths = [line.strip().split(":", 2)[2] for line in lines if line.split(":")[1] in ("", "name=systemd")]
+    except OSError:  # it has ended
+        return ""
+    return next((part for part in reversed("/".join(paths[:1]).split("/")) if part.endswith(_UNITS)), "")
 
 
-def _link(name: str, link_index: int, namespace: int) -> tuple[dict[str, Any], str]:
-    """The details of the link, and why it cannot be compared with its configuration, if so."""
+def _judged(name: str, process: int) -> str | None:
+    """The word "confined", or the first point of `wgns check` that fails; None where that cannot be seen."""
+    from . import check
+
+    reading, writing = os.pipe()
+    if not os.fork():  # check moves into the network namespace and the root directory of that process
+        try:
+            failed = [f"{point}: {text}" for point, holds, text in check.points(name, str(process)) if holds is False]
+            os.write(writing, (failed or ["confined"])[0].encode(errors="replace"))
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as answer:
+        return answer.read() or None
+
+
+def _configuration(tunnel: dict[str, Any]) -> bool:
+    from . import config
+
+    return os.path.exists(config.path_of(tunnel["name"]))
+
+
+def _properties(units: Iterable[str]) -> dict[str, dict[str, str]]:
+    """What systemd says of the units of tunnels and of these; empty where no systemd runs (sd_booted(3))."""
+    import subprocess
+
+    if not os.path.isdir("/run/systemd/system"):
+        return {}
+    done = subprocess.run([*_SHOW, *units], capture_output=True, text=True, check=False)
+    if done.returncode:
+        errors.warn("systemd does not answer: units are left out")
+    blocks = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in done.stdout.split("\n\n")]
+    return {block["Id"]: block for block in blocks if "Id" in block}
+
+
+def _tunnels(properties: dict[str, dict[str, str]]) -> dict[str, str]:
+    """The unit of each tunnel that has one which is enabled or not inactive; the livelier one of two."""
+    import glob
+    import re
+
+    units = {os.path.basename(path): "inactive" for path in glob.glob(_WANTED)}
+    for unit, found in properties.items():
+        if unit in units or found["ActiveState"] != "inactive":
+            units[unit] = found["ActiveState"]
+    tunnels = {}
+    for unit in sorted(units, key=lambda unit: _STATES.index(units[unit]) if units[unit] in _STATES else 0):
+        instance = re.fullmatch(r"wg@(.+)\.service|wg\.service", unit)
+        if instance:
+            escaped = re.sub(r"\\x([0-9a-f]{2})", lambda code: chr(int(code[1], 16)), instance[1] or "wg")
+            tunnels[escaped.replace("/", "-")] = unit
+    return tunnels
+
+
+def _link(tunnel: dict[str, Any]) -> list[Watched]:
+    """Add the details of the link, if there is one, and return what has to be watched for a while."""
     from . import present, wg_up, wireguard
 
+    name = tunnel["name"]
     wanted, why = _configured(name)
-    with netns.Inside(namespace), wireguard.Link(name, link_index) as link:
-        now, sessions = present.read(link)
-        differences = wg_up.differences(link, name, now, wanted) if wanted else None
-    clock = int(time.time())
-    return {
-        "up": now.up,
-        "public_key": _key(now.public_key) if now.private_key else "",
-        "listen_port": now.listen_port,
-        "addresses": [str(address) for address in now.addresses],
-        "mtu": now.mtu,
-        "peers": [peer_at(peer, sessions[peer.public_key], clock) for peer in now.peers],
-        "differences": differences,
-    }, why
+    there = netns.open_namespace(name)
+    try:
+        with netns.Inside(there):
+            number = index(name)
+            tunnel["present"] = bool(number)
+            if not number:
+                return []
+            link = wireguard.Link(name, number)
+            now, sessions = present.read(link)
+            tunnel["differences"] = wg_up.differences(link, name, now, wanted) if wanted else None
+    except PermissionRefusedError as error:
+        tunnel["present"] = None
+        tunnel["unseen"].append(f"the tunnel itself: {error}")
+        return []
+    finally:
+        os.close(there)
+    key = _key(now.public_key) if now.private_key else ""
+    tunnel |= {"up": now.up, "public_key": key, "listen_port": now.listen_port, "mtu": now.mtu}
+    tunnel["addresses"] = [str(address) for address in now.addresses]
+    tunnel["peers"] = [peer_at(peer, sessions[peer.public_key], time.time()) for peer in now.peers]
+    tunnel["unseen"] += [f"what differs from the configuration: {why}"] * bool(why)
+    return [(tunnel, link, sessions)]
+
+
+def _watch(watched: list[Watched]) -> None:
+    """Look at peers that may be idle or dead, or whose first answer is on its way, until all are alive or time is up.
+
+    While there is something to send, the kernel tries a handshake every 5 s, and that counts as sent.
+    """
+    end = time.monotonic() + _RETRY
+    while any(_is_doubtful(row) for tunnel, *_ in watched for row in tunnel["peers"]) and time.monotonic() < end:
+        time.sleep(_PAUSE)
+        for tunnel, link, former in watched:
+            try:
+                now, sessions = link.read()
+            except Failure:  # it is gone
+                continue
+            keys = {peer.public_key: peer for peer in now.peers}
+            rows = (peer_at(peer, sessions[key], time.time(), former.get(key)) for key, peer in keys.items())
+            tunnel["peers"] = list(rows)
+    for _, link, _ in watched:
+        link.__exit__()
+
+
+def _is_doubtful(row: dict[str, Any]) -> bool:
+    """Whether a peer may be another one in some seconds: not one that has to be alive by its keepalives."""
+    if row["keepalive"]:
+        return row["state"] == "never" or (row["state"] == "waiting" and bool(row["endpoint"]))
+    return row["state"] in ("stale", "idle", "never")
 
 
 def _configured(name: str) -> tuple[Tunnel | None, str]:
@@ -101,23 +227,6 @@ def _configured(name: str) -> tuple[Tunnel | None, str]:
         return None, str(error)
 
 
-def _unit(process: int) -> str:
-    """The unit of a process by its control group, in the unified hierarchy or systemd's own (cgroups(7)); or ""."""
-    for line in _read(f"/proc/{process}/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers in ("", "name=systemd"):
-            return next((part for part in reversed(path.split("/")) if part.endswith(_UNITS)), "")
-    return ""
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:  # the process has ended
-        return ""
-
-
 def _dns(name: str) -> dict[str, list[str] | None]:
     content = dns_files.read(f"{signals.DIRECTORY}/{name}/resolv.conf")
     lines = [line.split() for line in (content or b"").decode("ascii", "replace").splitlines()]
@@ -127,19 +236,26 @@ def _dns(name: str) -> dict[str, list[str] | None]:
     }
 
 
-def peer_at(peer: Peer, session: Session, clock: int) -> dict[str, Any]:
-    """A peer at the time `clock`. One without keepalive may be idle, unless all traffic is its."""
-    age = max(clock - session.handshake, 0) if session.handshake else None
+def peer_at(peer: Peer, session: Session, clock: float, former: Session | None = None) -> dict[str, Any]:
+    """A peer at the time `clock`, `former` being its session at the first look."""
+    age = max(int(clock) - session.handshake, 0) if session.handshake else None
+    state = "stale" if session.handshake else "never" if session.sent else "waiting"
+    if session.alive(clock):
+        state = "alive"
+    elif state == "stale" and not peer.keepalive and former and former.sent == session.sent:
+        state = "idle"
+    elif state == "waiting" and peer.keepalive and former:  # which the kernel cannot send
+        state = "never"
     return {
         "public_key": _key(peer.public_key),
-        "state": "never" if age is None else "alive" if session.alive(clock) else "stale",
+        "state": state,
         "handshake": age,
         "endpoint": "" if peer.endpoint in (None, NOWHERE) else str(peer.endpoint),
         "received": session.received,
         "sent": session.sent,
         "allowed_ips": [str(network) for network in peer.allowed_ips],
         "keepalive": peer.keepalive,
-        "may_idle": not peer.keepalive and all(network.prefix > 1 for network in peer.allowed_ips),
+        "may_idle": not peer.keepalive,
     }
 
 
@@ -147,15 +263,38 @@ def _key(key: bytes) -> str:
     return b2a_base64(key, newline=False).decode()
 
 
-def _faults(tunnel: dict[str, Any]) -> list[str]:
-    """Why the tunnel is not as it should be."""
-    dead = [peer for peer in tunnel["peers"] or () if peer["state"] != "alive" and not peer["may_idle"]]
-    return [
-        *["there is no such WireGuard link"] * (tunnel["present"] is False),
-        *["the interface is down"] * (tunnel["up"] is False),
-        *(f'peer "{peer["public_key"][:8]}…": last handshake {age(peer["handshake"])}' for peer in dead),
-        *(f"not as configured: {step}" for step in tunnel["differences"] or ()),
-    ]
+def _faults(tunnel: dict[str, Any], result: str) -> tuple[list[str], list[str]]:
+    """Why the tunnel is not as it should be, and what mends that; `result` is that of its unit."""
+    name, unit, state, present = (tunnel[key] for key in ("name", "unit", "unit_state", "present"))
+    short, because = quoted(unit.removesuffix(".service")), f" ({result})" if result != "success" else ""
+    mend = f"systemctl reload {short}" if state == "active" else f"wg-up {name}"
+    states = {"failed": "has failed", "activating": "is starting", "deactivating": "is stopping"}
+    states |= {"inactive": "is enabled, but it is not running"} if present is False else {}
+    found = []
+    if state in states:
+        hint = f"systemctl start {short}" if state == "inactive" else f"journalctl -u {short} tells why"
+        found.append((f"{unit} {states[state]}{because}", hint))
+    elif not tunnel["inode"]:
+        hint = f"systemctl restart {short.replace('wg', 'netns', 1) if '@' in short else 'netns@wg'}"
+        found.append((f'there is no network namespace "{name}"', hint))
+    elif present is False:
+        found.append(("there is no such WireGuard link", mend))
+    found += [("the interface is down", mend)] * (tunnel["up"] is False)
+    for peer in tunnel["peers"] or ():
+        silent = {"never": "has never answered", "stale": f"does not answer: last handshake {age(peer['handshake'])}"}
+        if peer["state"] in silent:
+            found.append((f'peer "{peer["public_key"][:8]}…" {silent[peer["state"]]}', UNANSWERED))
+    found += [(f"not as configured: {step}", mend) for step in tunnel["differences"] or ()]
+    for unit, how in tunnel["confined"].items():
+        if (how or "").startswith(dns_files.FILES):  # a DHCP client has put another one into place, see refresh.mend
+            hint = f"wgns refresh {name}; if that does not help: systemctl restart {quoted(unit)}"
+            found.append((f"{unit or 'a command'}: {how}", hint))
+    return [text for text, _ in found], list(dict.fromkeys(hint for _, hint in found))
+
+
+def quoted(unit: str) -> str:
+    """The name of a unit for a shell, which would read a backslash in it."""
+    return f"'{unit}'" if "\\" in unit else unit
 
 
 def verdict(tunnels: list[dict[str, Any]]) -> None:
@@ -163,49 +302,14 @@ def verdict(tunnels: list[dict[str, Any]]) -> None:
     for tunnel in tunnels:
         if tunnel["faults"]:
             failure = MissingError if tunnel["present"] is False else Failure
-            raise failure(f'"{tunnel["name"]}": {"; ".join(tunnel["faults"][:3])}')
+            raise failure(f'"{tunnel["name"]}": {"; ".join(tunnel["faults"][:3])}', "; ".join(tunnel["hints"][:3]))
     for tunnel in tunnels:
         if tunnel["present"] is None:
             raise PermissionRefusedError(f'"{tunnel["name"]}" cannot be looked into', "run it as root")
-
-
-def line(tunnel: dict[str, Any]) -> str:
-    """The tunnel in one line."""
-    peers = tunnel["peers"] or []
-    latest = min((peer["handshake"] for peer in peers if peer["handshake"] is not None), default=None)
-    traffic = (f"{size(sum(peer[key] for peer in peers))} {key}" for key in ("received", "sent"))
-    parts = [*(tunnel["faults"] or [f"last handshake {age(latest)}"]), *traffic, *filter(None, tunnel["inside"])]
-    return _printable(f"{tunnel['name']}: {'; '.join(parts if tunnel['present'] else tunnel['unseen'])}") + "\n"
-
-
-def text(part: dict[str, Any], indent: str = "") -> str:
-    """The tunnel in some lines, by the names of JSON."""
-    lines = ""
-    for key, value in part.items():
-        if key == "peers":
-            lines += "".join(f"peer:\n{text(peer, '  ')}" for peer in value or ())
-        else:
-            title = f"{indent}{key.replace('_', ' ')}:"
-            lines += "".join(f"{title:16}{_printable(words)}\n" for words in _words(key, value) or ["none"])
-    return lines
-
-
-def _words(key: str, value: Any) -> list[str]:  # noqa: ANN401
-    """A value in words, in one line or more."""
-    if key == "handshake":
-        return [age(value)]
-    if key in ("received", "sent"):
-        return [size(value)]
-    if key in ("addresses", "allowed_ips", "name_servers", "search") and value:
-        return [", ".join(value)]
-    if key == "inside":
-        rows = {
-            unit: ", ".join(f"{process} {name}" for process, name in found.items()) for unit, found in value.items()
-        }
-        return [f"{unit or 'no unit'}: {row}" for unit, row in rows.items()]
-    if isinstance(value, bool):
-        return ["yes" if value else "no"]
-    return value if isinstance(value, list) else ["?" if value is None else str(value) or "none"]
+    if not tunnels:
+        problem = "there is no tunnel"
+        hint = "put the provider's file at /etc/wireguard/NAME.conf; systemctl enable --now wg@NAME"
+        raise MissingError(problem, hint)
 
 
 def age(seconds: int | None) -> str:
@@ -214,17 +318,3 @@ def age(seconds: int | None) -> str:
         return "never"
     span, word = next((span for span in _SPANS if seconds >= span[0]), _SPANS[-1])
     return f"{seconds // span} {word}{'s' * (seconds // span != 1)} ago"
-
-
-def size(count: float) -> str:
-    """So many bytes in words, as wg(8) has them."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.{2 * (unit != 'B')}f} {unit}"
-        count /= 1024
-    return f"{count:.2f} GiB"
-
-
-def _printable(words: str) -> str:
-    """Without what would move a terminal's cursor: a process inside chooses its own name."""
-    return "".join(c if c.isprintable() else "?" for c in words)

@@ -46,6 +46,7 @@ else:
 _DIGITS_AND_DOTS = frozenset("0123456789.")
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
 IPV6_MINIMUM = 1280  # bytes of MTU (RFC 8200); below it the kernel takes IPv6 off the link
+UNANSWERED = "are the keys right, and known to the provider? does UDP to the endpoint get through?"  # a hint
 ALIVE = 180  # seconds after the handshake until a session ends (REJECT_AFTER_TIME of WireGuard)
 
 

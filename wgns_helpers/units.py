@@ -138,10 +138,8 @@ def properties(unit: str) -> dict[str, str]:
     found = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
     users = [path for folder in _USER_FOLDERS for path in glob(f"{folder}/{unit}")]
     if found["LoadState"] == "not-found" and users:
-        raise Failure(
-            f"{unit} is a unit of the user manager, which cannot join a namespace",
-            "a unit with User= in /etc/systemd/system, or wgns exec",
-        )
+        problem = f"{unit} is a unit of the user manager, which cannot join a namespace"
+        raise Failure(problem, "a unit with User= in /etc/systemd/system, or wgns exec")
     if found["LoadState"] == "not-found":
         raise MissingError(f"systemd knows no {shown(unit)}", "systemctl list-unit-files")
     if found["LoadState"] not in ("loaded", "merged"):

@@ -12,6 +12,7 @@ from .diff import NOTHING, diff, listed, words
 from .errors import ConfigError, Failure, MissingError, PermissionRefusedError, TryAgainError, say, warn
 from .resolve import ready
 from .signals import Lock
+from .tunnel import UNANSWERED
 from .wireguard import Link
 
 TYPE_CHECKING = False
@@ -188,8 +189,7 @@ def _wait(link: Link, tunnel: Tunnel, seconds: float) -> None:
             now = time.monotonic()
             if now - began > seconds:
                 asked = ", ".join(tunnel.names()[peer.public_key] for peer in chosen) or "no peer has an endpoint"
-                hint = "are the keys right, and known to the provider? does UDP to the endpoint get through?"
-                raise TryAgainError(f'"{link.name}": no handshake within {seconds:.0f} s ({asked})', hint)
+                raise TryAgainError(f'"{link.name}": no handshake within {seconds:.0f} s ({asked})', UNANSWERED)
             if now - tried > _RETRY:
                 turn, tried = turn + 1, now
                 _set(link, tunnel, {key: {"endpoint": each[turn % len(each)]} for key, each in places.items()})

@@ -58,7 +58,7 @@ def test_without_a_tunnel_it_loads_little() -> None:
             write(text)
         names, code = loaded("wgns", "refresh")
         assert (code, refresh()) == (0, "")
-        assert not {"pyroute2", "asyncio", "json"} & {name.partition(".")[0] for name in names}
+        assert not {"pyroute2", "asyncio", "json", "subprocess"} & {name.partition(".")[0] for name in names}
 
 
 def test_what_is_not_there(unchanged: None) -> None:
@@ -100,7 +100,9 @@ def test_it_never_loads_pyroute2(named: str) -> None:
         hosts(address)
         names, code = loaded("wgns", "refresh")
         assert code == 0
-        assert not {"pyroute2", "asyncio", "concurrent", "json"} & {name.partition(".")[0] for name in names}
+        assert not {"pyroute2", "asyncio", "concurrent", "json", "subprocess"} & {
+            name.partition(".")[0] for name in names
+        }
     assert "192.0.2.2:51820" in shell("ip netns exec wg wg show wg endpoints")
 
 

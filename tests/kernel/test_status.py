@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
-import socket
+import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +19,21 @@ import pytest
 from tests.kernel.conftest import snapshot
 from tests.kernel.test_tunnel import ping, provider, public, write
 from tests.support import MINIMAL, POWERLESS, PRESHARED, PUBLIC, ROOT, run, shell
-from wgns_helpers import dns_files, status
-from wgns_helpers.tunnel import Network, Peer, Session, Tunnel
+from wgns_helpers import dns_files, inside, report, status
+from wgns_helpers.tunnel import Peer, Session, Tunnel
 
 __all__ = ["provider"]
 
 # The documented form of --json: what each part can be
 TUNNEL: dict[str, tuple[type, ...]] = {
     "name": (str,),
+    "unit": (str,),
+    "unit_state": (str,),
     "namespace": (str,),
     "inode": (int,),
     "inside": (dict,),
+    "confined": (dict,),
+    "replaced": (dict,),
     "name_servers": (list, type(None)),
     "search": (list, type(None)),
     "present": (bool, type(None)),
@@ -38,6 +46,7 @@ TUNNEL: dict[str, tuple[type, ...]] = {
     "differences": (list, type(None)),
     "unseen": (list,),
     "faults": (list,),
+    "hints": (list,),
 }
 PEER: dict[str, tuple[type, ...]] = {
     "public_key": (str,),
@@ -82,7 +91,7 @@ def asked(*arguments: str, before: tuple[str, ...] = ()) -> tuple[int, list[dict
         check_form(tunnel, TUNNEL)
         for peer in tunnel["peers"] or ():
             check_form(peer, PEER)
-            assert peer["state"] in ("alive", "stale", "never")
+            assert peer["state"] in ("alive", "waiting", "idle", "stale", "never")
     return code, found["tunnels"]
 
 
@@ -140,12 +149,12 @@ def test_ages_in_words(seconds: int | None, words: str) -> None:
 )
 def test_sizes_in_words(count: int, words: str) -> None:
     """In powers of 1024, as wg(8) has them."""
-    assert status.size(count) == words
+    assert report.size(count) == words
 
 
 @pytest.mark.parametrize(
     ("handshake", "state", "age"),
-    [(0, "never", None), (10_000, "alive", 0), (10_100, "alive", 0), (9_821, "alive", 179), (9_820, "stale", 180)],
+    [(0, "waiting", None), (10_000, "alive", 0), (10_100, "alive", 0), (9_821, "alive", 179), (9_820, "stale", 180)],
 )
 def test_the_state_goes_by_the_clock(handshake: int, state: str, age: int | None) -> None:
     """Alive until WireGuard's REJECT_AFTER_TIME after the handshake; one in the future is of a clock put back."""
@@ -154,45 +163,329 @@ def test_the_state_goes_by_the_clock(handshake: int, state: str, age: int | None
 
 
 @pytest.mark.parametrize(
-    ("keepalive", "prefixes", "may_idle"),
-    [(0, [8], True), (25, [8], False), (0, [0], False), (0, [8, 1], False), (0, [], True)],
+    ("keepalive", "former", "now", "state"),
+    [
+        (0, None, Session(0, 0, 0), "waiting"),
+        (25, None, Session(0, 0, 0), "waiting"),
+        (25, Session(0, 0, 0), Session(0, 0, 0), "never"),
+        (0, None, Session(0, 0, 148), "never"),
+        (0, Session(0, 0, 148), Session(10_000, 92, 180), "alive"),
+        (0, Session(1, 9, 9), Session(1, 9, 9), "idle"),
+        (0, Session(1, 9, 9), Session(1, 9, 157), "stale"),
+        (0, Session(1, 9, 9), Session(10_000, 101, 189), "alive"),
+        (25, Session(1, 9, 9), Session(1, 9, 9), "stale"),
+        (0, Session(0, 0, 148), Session(0, 0, 148), "never"),
+    ],
 )
-def test_who_may_be_idle(keepalive: int, prefixes: list[int], may_idle: bool) -> None:
-    """A peer without keepalive that has neither a default route nor half of one."""
-    allowed = tuple(Network(socket.AF_INET, bytes(4), prefix) for prefix in prefixes)
-    assert status.peer_at(Peer(b"k" * 32, b"", None, keepalive, allowed), Session(), 1)["may_idle"] is may_idle
+def test_the_state_goes_by_what_was_sent(keepalive: int, former: Session | None, now: Session, state: str) -> None:
+    """Nothing sent yet is no fault; of two looks, nothing sent between them makes idle of stale, but for keepalives."""
+    found = status.peer_at(Peer(b"k" * 32, b"", None, keepalive), now, 10_000, former)
+    assert (found["state"], found["may_idle"]) == (state, not keepalive)
+
+
+class Sessions:
+    """Stands for a link whose one peer has these sessions, one at each look, and the last one from then on."""
+
+    def __init__(self, *sessions: Session) -> None:
+        self.sessions = list(sessions)
+
+    def read(self) -> tuple[None, dict[bytes, Session]]:
+        """As wireguard.Link has it."""
+        return None, {b"k" * 32: self.sessions.pop(0) if len(self.sessions) > 1 else self.sessions[0]}
+
+
+def test_all_doubtful_peers_share_one_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends for each when it has sent something, a second for the answer later, or when it is alive."""
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("time.sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    monkeypatch.setattr("time.time", lambda: 10_000.0)
+    old, tried, answered = Session(1, 9, 9), Session(1, 9, 157), Session(9_999, 101, 189)
+
+    def settled(*links: Sessions) -> tuple[list[str], float]:
+        began, peer = clock[0], Peer(b"k" * 32)
+        rows: list[dict[str, Any]] = [status.peer_at(peer, old, 10_000) for _ in links]
+        status._look_again([(link, peer, old, row) for link, row in zip(links, rows, strict=True)])  # type: ignore[misc]  # noqa: SLF001
+        return [row["state"] for row in rows], round(clock[0] - began, 1)
+
+    assert settled(Sessions(answered)) == (["alive"], 0.2)
+    assert settled(Sessions(old, tried, answered)) == (["alive"], 0.6)
+    states, seconds = settled(Sessions(old, tried))
+    assert (states, 1.4 <= seconds <= 1.6) == (["stale"], True)
+    states, seconds = settled(Sessions(old), Sessions(old), Sessions(old, tried), Sessions(answered))
+    assert states == ["idle", "idle", "stale", "alive"]
+    assert 6 <= seconds < 6.5
+    assert settled() == ([], 0)
 
 
 def test_no_tunnel(unchanged: None) -> None:
-    """Without any there is nothing to say; one that is asked for is missing: its namespace, or its link in that."""
+    """Without any it says so; one that is asked for is missing: its namespace, or its link in that."""
+    nothing = "wgns: there is no tunnel\nwgns: hint: put the provider's file at /etc/wireguard/NAME.conf; "
+    nothing += "systemctl enable --now wg@NAME\n"
+    assert ask() == (69, "", nothing)
     shell("mkdir -p /run/netns; touch /run/netns/file; ip netns add wg; ip -n wg link add wg type ifb")
-    assert ask() == (0, "", "")
+    assert ask() == (69, "", nothing)
+    assert asked() == (69, [])
     assert ask("file")[0] == 69
     assert ask("nobody")[::2] == (
         69,
         'wgns: there is no network namespace "nobody"\nwgns: hint: netns-up nobody makes one\n',
     )
     code, printed, said = ask("wg")
-    assert (code, said) == (69, 'wgns: "wg": there is no such WireGuard link\n')
+    assert (code, said) == (69, 'wgns: "wg": there is no such WireGuard link\nwgns: hint: wg-up wg\n')
     assert "present:        no\n" in printed
+    write(MINIMAL)
+    code, printed, again = ask()
+    assert (code, again) == (69, said)
+    assert re.split(" {2,}", printed.splitlines()[1])[1:] == [
+        *("fault", "-", "-", "-"),
+        "there is no such WireGuard link; hint: wg-up wg",
+    ]
     shell("rm /run/netns/file; ip netns del wg")
+
+
+@pytest.fixture
+def enabled() -> Iterator[Path]:
+    """A folder in which symlinks are units that are enabled."""
+    folder = Path("/etc/systemd/system/test.target.wants")
+    folder.mkdir(parents=True)
+    yield folder
+    shell(f"rm -r {folder}")
+
+
+def test_a_unit_that_is_enabled_and_not_there(enabled: Path) -> None:
+    """It is a line and a fault, by its tunnel's name; with its tunnel there, it is none."""
+    for unit in ("wg@my\\x2dvpn.service", "wg@other-vpn.service", "wg.service", "wg-quick@x.service", "wg@.service"):
+        (enabled / unit).symlink_to("/dev/null")
+    code, found = asked()
+    assert code == 69
+    assert {tunnel["name"]: tunnel["unit"] for tunnel in found} == {
+        "my-vpn": "wg@my\\x2dvpn.service",
+        "other-vpn": "wg@other-vpn.service",
+        "wg": "wg.service",
+    }
+    assert found[2]["faults"] == ["wg.service is enabled, but it is not running"]
+    assert found[2]["hints"] == ["systemctl start wg"]
+    assert (found[2]["inode"], found[2]["present"], found[2]["unit_state"]) == (0, False, "inactive")
+    assert ask("other-vpn")[0] == 69
+    assert ask("my-vpn")[2].startswith('wgns: "my-vpn": wg@my\\x2dvpn.service is enabled, but it is not running\n')
+
+
+@pytest.mark.parametrize(
+    ("states", "unit"),
+    [
+        ({"wg.service": "failed", "wg@wg.service": "active"}, "wg@wg.service"),
+        ({"wg.service": "activating", "wg@wg.service": "failed"}, "wg.service"),
+        ({"wg.service": "inactive", "wg@wg.service": "failed"}, "wg@wg.service"),
+        ({"wg.service": "inactive"}, None),
+    ],
+)
+def test_of_two_units_of_a_tunnel(states: dict[str, str], unit: str | None) -> None:
+    """The livelier one counts, and one that is inactive and not enabled does not."""
+    properties = {unit: {"Id": unit, "ActiveState": state} for unit, state in states.items()}
+    assert status._tunnels(properties) == ({"wg": unit} if unit else {})  # noqa: SLF001
+
+
+@pytest.mark.skipif(not shutil.which("systemctl"), reason="there is no systemctl")
+def test_a_systemd_that_does_not_answer() -> None:
+    """It is said, since units that have failed are not seen then."""
+    shell("mkdir -p /run/systemd/system")
+    said = ask()[2]
+    shell("rm -r /run/systemd/system")
+    assert said.startswith("wgns: warning: systemd does not answer: units are left out\n")
+
+
+def tunnel_of(**changes: Any) -> dict[str, Any]:
+    """A tunnel that is as it should be, but for these."""
+    found = {"name": "wg", "unit": "wg@wg.service", "unit_state": "active", "present": True, "inode": 1, "up": True}
+    return {**found, "peers": [], "differences": [], "replaced": {}, **changes}
+
+
+PEERS = {state: {"public_key": "x" * 44, "state": state, "handshake": 200} for state in ("alive", "stale", "never")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "result", "fault", "hint"),
+    [
+        ({}, "success", None, None),
+        ({"unit": "", "unit_state": "", "differences": ["up"]}, "", "not as configured: up", "wg-up wg"),
+        ({"differences": ["up"]}, "success", "not as configured: up", "systemctl reload wg@wg"),
+        ({"up": False}, "success", "the interface is down", "systemctl reload wg@wg"),
+        (
+            {"unit_state": "failed", "present": False},
+            "exit-code",
+            "wg@wg.service has failed (exit-code)",
+            "journalctl -u wg@wg tells why",
+        ),
+        (
+            {"unit_state": "activating", "present": False},
+            "exit-code",
+            "wg@wg.service is starting (exit-code)",
+            "journalctl -u wg@wg tells why",
+        ),
+        ({"unit_state": "inactive"}, "success", None, None),
+        ({"present": False}, "success", "there is no such WireGuard link", "systemctl reload wg@wg"),
+        (
+            {"present": False, "inode": 0},
+            "success",
+            'there is no network namespace "wg"',
+            "systemctl restart netns@wg",
+        ),
+        ({"peers": [PEERS["alive"]]}, "success", None, None),
+        (
+            {"peers": [PEERS["never"]]},
+            "success",
+            'peer "xxxxxxxx…" has never answered',
+            "are the keys right, and known to the provider? does UDP to the endpoint get through?",
+        ),
+        (
+            {"peers": [PEERS["stale"]]},
+            "success",
+            'peer "xxxxxxxx…" does not answer: last handshake 3 minutes ago',
+            "are the keys right, and known to the provider? does UDP to the endpoint get through?",
+        ),
+        (
+            {"replaced": {"a.service": ["nsswitch.conf", "resolv.conf"]}},
+            "success",
+            "a.service no longer sees the tunnel's nsswitch.conf and resolv.conf",
+            "wgns refresh wg; if that does not help: systemctl restart a.service",
+        ),
+    ],
+)
+def test_faults_and_hints(changes: dict[str, Any], result: str, fault: str | None, hint: str | None) -> None:
+    """Each fault has the command that mends it, or tells more."""
+    faults, hints = status._faults(tunnel_of(**changes), result or "success")  # noqa: SLF001
+    assert (faults, hints) == ([fault] if fault else [], [hint] if hint else [])
+
+
+def on_terminal(*arguments: str, **environment: str) -> str:
+    """What wgns status writes to a terminal."""
+    terminal, ours = pty.openpty()
+    argv = [sys.executable, str(ROOT / "bin/wgns"), "status", *arguments]
+    cleared = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "TERM")}
+    subprocess.run(argv, stdout=ours, stderr=subprocess.DEVNULL, env={**cleared, **environment}, check=False)
+    printed = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
+    os.close(ours)
+    return printed
+
+
+def test_color_on_a_terminal_only(enabled: Path) -> None:
+    """A fault is red there, unless NO_COLOR (no-color.org) or the kind of terminal forbids it."""
+    (enabled / "wg@gone.service").symlink_to("/dev/null")
+    assert re.search(r"^\x1b\[31mgone .*\x1b\[0m\r$", on_terminal(TERM="linux"), re.MULTILINE)
+    assert "\x1b[31mwg@gone.service is enabled" in on_terminal("gone", TERM="linux")
+    assert "\x1b" in on_terminal(TERM="linux", NO_COLOR="")
+    for environment in ({"TERM": "dumb"}, {"TERM": "linux", "NO_COLOR": "1"}, {}):
+        assert "\x1b" not in on_terminal(**environment)
+    assert "\x1b" not in ask()[1]
+
+
+def test_columns_line_up(enabled: Path) -> None:
+    """Whatever the names' lengths."""
+    for name in ("a", "long-name-12345"):
+        (enabled / f"wg@{name}.service").symlink_to("/dev/null")
+    titles, first, second = ask()[1].splitlines()
+    assert titles.split()[:5] == ["NAME", "STATE", "HANDSHAKE", "RECEIVED", "SENT"]
+    assert titles.index("STATE") == first.index("fault") == second.index("fault")
+    assert titles.index("INSIDE") == first.index("wg@a") == second.index("wg@long")
+
+
+@pytest.mark.parametrize(
+    ("links", "path"),
+    [
+        ({}, "/etc/resolv.conf"),
+        ({"etc/resolv.conf": "../run/a"}, "/run/a"),
+        ({"etc/resolv.conf": "/run/a"}, "/run/a"),
+        ({"etc/resolv.conf": "/etc/static/a", "etc/static": "/store"}, "/store/a"),
+        ({"etc/resolv.conf": "../../../../run/./a"}, "/run/a"),
+        ({"etc": "/other", "other/resolv.conf": "b"}, "/other/b"),
+    ],
+)
+def test_symlinks_stay_in_the_root_of_a_process(links: dict[str, str], path: str, tmp_path: Path) -> None:
+    """An absolute one would otherwise lead to a file of the host's."""
+    for link, target in links.items():
+        (tmp_path / link).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / link).symlink_to(target)
+    assert inside._within(str(tmp_path), "/etc/resolv.conf") == path  # noqa: SLF001
+
+
+def test_symlinks_in_a_circle(tmp_path: Path) -> None:
+    """They end."""
+    (tmp_path / "a").symlink_to("/b")
+    (tmp_path / "b").symlink_to("/a")
+    assert inside._within(str(tmp_path), "/a") in ("/a", "/b")  # noqa: SLF001
+
+
+CONFINED = """
+mount --bind /run/wgns/wg/resolv.conf /etc/resolv.conf
+mount --bind /run/wgns/wg/nsswitch.conf /etc/nsswitch.conf
+mkdir -p /run/new/netns
+mount -t tmpfs none /run/new
+mkdir /run/new/netns; : > /run/new/netns/wg
+mount --bind /run/netns/wg /run/new/netns/wg
+mount -n --move /run/new /run
+exec sleep 60
+"""
+
+
+@pytest.fixture
+def confined() -> Iterator[subprocess.Popen[bytes]]:
+    """A process in the namespace of a tunnel without a link, with the tunnel's files as the drop-in mounts them."""
+    write(MINIMAL)
+    shell("ip netns add wg")
+    dns_files.write(dns_files.diff("wg", "wg", Tunnel(b"", dns=("10.64.0.1",))))
+    argv = ["nsenter", "--net=/run/netns/wg", "unshare", "--mount", "sh", "-euc", CONFINED]
+    with subprocess.Popen(argv) as process:
+        while Path(f"/proc/{process.pid}/comm").read_text() != "sleep\n":
+            assert process.poll() is None
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("file", ["resolv.conf", "nsswitch.conf"])
+def test_a_file_that_is_renamed_into_place(confined: subprocess.Popen[bytes], file: str) -> None:
+    """As a DHCP client does: the mount goes, status reports it, and refresh says why it cannot mend it here."""
+    assert asked("wg")[1][0]["replaced"] == {}
+    shell(f"cp /etc/{file} /etc/{file}.new; mv /etc/{file}.new /etc/{file}")
+    code, (found,) = asked("wg")
+    unit = inside.unit_of(confined.pid)
+    assert (code, found["replaced"]) == (69, {unit: [file]})
+    assert f"{unit or 'a command'} no longer sees the tunnel's {file}" in found["faults"]
+    done = run("wgns", "refresh")
+    assert done.returncode == 75
+    assert f"{unit or 'sleep'} no longer sees the tunnel's {file}: " in done.stderr
+    assert done.stderr.splitlines()[1].startswith("wgns: hint: ")
+
+
+def test_a_process_that_never_had_the_files() -> None:
+    """One that only is in the namespace sees the host's files by its own choice."""
+    shell("ip netns add wg")
+    dns_files.write(dns_files.diff("wg", "wg", Tunnel(b"", dns=("10.64.0.1",))))
+    with subprocess.Popen(["nsenter", "--net=/run/netns/wg", "unshare", "--mount", "sleep", "60"]) as process:
+        while Path(f"/proc/{process.pid}/comm").read_text() != "sleep\n":
+            pass
+        (found,) = asked("wg")[1]
+        process.kill()
+    assert list(found["inside"].values()) == [{str(process.pid): "sleep"}]
+    assert (found["replaced"], next(iter(found["confined"].values()))[:6]) == ({}, "host: ")
 
 
 def test_who_is_inside() -> None:
     """By unit and number, with names that cannot move the cursor; processes elsewhere are not named."""
     shell("ip netns add wg; cp $(command -v sleep) '/run/s\x1bp'")
-    inside = subprocess.Popen(["nsenter", "--net=/run/netns/wg", "/run/s\x1bp", "60"])
+    process = subprocess.Popen(["nsenter", "--net=/run/netns/wg", "/run/s\x1bp", "60"])
     outside = subprocess.Popen(["sleep", "60"])
     try:
-        while Path(f"/proc/{inside.pid}/comm").read_text() != "s\x1bp\n":
+        while Path(f"/proc/{process.pid}/comm").read_text() != "s\x1bp\n":
             pass
         code, (found,) = asked("wg")
-        assert (code, list(found["inside"].values())) == (69, [{str(inside.pid): "s\x1bp"}])
-        assert f": {inside.pid} s?p\n" in ask("wg")[1]
+        assert (code, list(found["inside"].values())) == (69, [{str(process.pid): "s\x1bp"}])
+        assert f": {process.pid} s?p\n" in ask("wg")[1]
     finally:
-        for process in (inside, outside):
-            process.kill()
-            process.wait()
+        for each in (process, outside):
+            each.kill()
+            each.wait()
         Path("/run/s\x1bp").unlink()
 
 
@@ -208,12 +501,12 @@ def test_who_is_inside() -> None:
 )
 def test_the_unit_of_a_process(groups: str, unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the innermost in the path of the control group."""
-    monkeypatch.setattr(status, "_read", lambda _: f"{groups}\n")
+    monkeypatch.setattr(inside, "_read", lambda _: f"{groups}\n")
     shell("ip netns add wg")
     with subprocess.Popen(["nsenter", "--net=/run/netns/wg", "sleep", "60"]) as process:
-        while not list(status.look("wg")["inside"]):
+        while not list(status.look("wg")[0]["inside"]):
             pass
-        assert list(status.look("wg")["inside"]) == [unit]
+        assert list(status.look("wg")[0]["inside"]) == [unit]
         process.kill()
 
 
@@ -256,43 +549,85 @@ def test_a_tunnel_that_is_alive(tunnel: str) -> None:
     assert "differences:    none\n" in printed
     code, printed, said = ask()
     assert (code, said) == (0, "")
-    assert re.fullmatch(r"wg: last handshake \d+ seconds? ago; [\d.]+ K?i?B received; [\d.]+ K?i?B sent\n", printed)
+    assert re.fullmatch(r"NAME .*\nwg +alive  \d+ seconds? ago  [\d.]+ K?i?B +[\d.]+ K?i?B\n", printed), printed
+    assert re.search(r"^\x1b\[32mwg .*\x1b\[0m\r$", on_terminal(TERM="linux"), re.MULTILINE)
     assert snapshot() == before
 
 
 @pytest.mark.wireguard
 def test_a_provider_that_is_gone(tunnel: str) -> None:
-    """It is said 180 s after the last handshake, WireGuard's own time, and not before."""
+    """It is said 180 s after the last handshake, WireGuard's own time, and not before: if something is sent."""
+    time.sleep(11)  # 10 s after the last packet, the kernel tells the other side that it came (KEEPALIVE_TIMEOUT)
     shell("ip -n provider link set server down")
-    code, found, said = later(170)
+    code, found, said = later(140)
     assert (code, found["peers"][0]["state"], said) == (0, "alive", "")
     code, found, said = later(181)
+    assert (code, found["peers"][0]["state"], said) == (0, "idle", "")
+    with subprocess.Popen(["ip", "netns", "exec", "wg", "ping", "-qi", "0.5", "10.64.0.1"], stdout=-3) as sender:
+        code, found, said = later(181)
+        sender.kill()
     assert (code, found["peers"][0]["state"]) == (1, "stale")
-    assert re.fullmatch(r'wgns: "wg": peer "[^"]{8}…": last handshake 3 minutes ago\n', said)
+    assert re.fullmatch(
+        r'wgns: "wg": peer "[^"]{8}…" does not answer: last handshake 3 minutes ago\nwgns: hint: are the .*\n', said
+    )
 
 
 @pytest.mark.wireguard
 def test_a_peer_that_has_never_answered(provider: str) -> None:
-    """It is a fault, and so is a link that is down."""
+    """It waits for a first packet; after that it is a fault, and so is a link that is down."""
     write(MINIMAL)
     shell("ip netns add wg")
     assert run("wg-up").returncode == 0
     code, (found,) = asked("wg")
+    assert (code, found["peers"][0]["state"], found["peers"][0]["handshake"]) == (0, "waiting", None)
+    assert "  state:        waiting: nothing sent yet\n" in ask("wg")[1]
+    ping("wg", "10.64.0.1")
+    began = time.monotonic()
+    code, (found,) = asked("wg")
     assert (code, found["peers"][0]["state"], found["peers"][0]["handshake"]) == (1, "never", None)
+    hint = "wgns: hint: are the keys right, and known to the provider? does UDP to the endpoint get through?\n"
+    assert ask("wg")[2] == f'wgns: "wg": peer "xTIBA5rb…" has never answered\n{hint}'
+    assert time.monotonic() - began < 20
     shell("ip -n wg link set wg down")
-    assert ask("wg")[2].startswith('wgns: "wg": the interface is down; peer "xTIBA5rb…": last handshake never; not as')
+    assert ask("wg")[2].startswith('wgns: "wg": the interface is down; peer "xTIBA5rb…" has never answered; not as')
 
 
 @pytest.mark.wireguard
-def test_a_peer_that_may_be_idle(tunnel: str) -> None:
-    """Without keepalive and default route nothing may have been sent: shown as stale, and no fault."""
-    write(tunnel.replace("0.0.0.0/0, ::/0", "10.64.0.0/24"))
+def test_keepalives_that_cannot_be_sent() -> None:
+    """Without a way to the endpoint nothing is sent, and that is no peace."""
+    write(MINIMAL.replace("127.0.0.1:", "192.0.2.9:") + "PersistentKeepalive = 25\n")
+    shell("ip netns add wg")
     assert run("wg-up").returncode == 0
+    code, (found,) = asked("wg")
+    assert (code, found["peers"][0]["state"], found["peers"][0]["sent"]) == (1, "never", 0)
+
+
+@pytest.mark.wireguard
+def test_a_first_answer_that_is_on_its_way(provider: str) -> None:
+    """A status in the moment of the first packet waits for the handshake, which then is there."""
+    write(provider)
+    shell("ip netns add wg; tc qdisc add dev uplink root netem delay 400ms || :")
+    assert run("wg-up").returncode == 0
+    shell("ip netns exec wg ping -c 1 -W 0.1 10.64.0.1 || :")
+    code, (found,) = asked("wg")
+    assert (code, found["peers"][0]["state"]) == (0, "alive")
+
+
+@pytest.mark.wireguard
+def test_a_peer_that_is_idle(tunnel: str) -> None:
+    """Without keepalive nothing is sent while there is nothing to send: idle, and no fault; with one it is dead."""
+    time.sleep(11)  # as above
+    for text in (tunnel, tunnel.replace("0.0.0.0/0, ::/0", "10.64.0.0/24")):
+        write(text)
+        assert run("wg-up").returncode == 0
+        code, found, _ = later(1000)
+        assert (code, found["peers"][0]["state"], found["peers"][0]["may_idle"]) == (0, "idle", True)
+    write(tunnel + "PersistentKeepalive = 25\n")
+    assert run("wg-up").returncode == 0
+    began = time.monotonic()
     code, found, _ = later(1000)
-    assert (code, found["peers"][0]["state"], found["peers"][0]["may_idle"]) == (0, "stale", True)
-    write(tunnel.replace("0.0.0.0/0, ::/0", "10.64.0.0/24\nPersistentKeepalive = 25"))
-    assert run("wg-up").returncode == 0
-    assert later(1000)[0] == 1
+    assert (code, found["peers"][0]["state"], found["peers"][0]["may_idle"]) == (1, "stale", False)
+    assert time.monotonic() - began < 6
 
 
 @pytest.mark.wireguard
@@ -302,10 +637,12 @@ def test_differences_from_the_configuration(tunnel: str) -> None:
     shell("ip -n wg route del default; echo nameserver 10.64.0.9 > /run/wgns/wg/resolv.conf")
     code, (found,) = asked("wg")
     assert (code, found["differences"]) == (1, run("wg-up", "--dry-run").stdout.splitlines())
-    assert ask("wg")[2] == (
+    _, printed, said = ask("wg")
+    assert said == (
         'wgns: "wg": not as configured: listen port 40009; not as configured: peer 1: preshared key (not shown); '
-        "not as configured: route default (IPv4)\n"
+        "not as configured: route default (IPv4)\nwgns: hint: wg-up wg\n"
     )
+    assert printed.endswith("hints:          wg-up wg\n")
     write(tunnel.replace("192.0.2.2", "nowhere.example"))
     code, (found,) = asked("wg")
     assert (code, found["differences"]) == (0, None)
@@ -320,14 +657,19 @@ def test_differences_from_the_configuration(tunnel: str) -> None:
 
 @pytest.mark.wireguard
 def test_all_tunnels_in_a_line_each(tunnel: str) -> None:
-    """Namespaces without a tunnel are not among them; the worst one gives the exit status."""
+    """Namespaces without a tunnel are not among them, unless they have a configuration; the first fault counts."""
     shell("ip netns add other; ip netns add zero")
     write(MINIMAL, "other")
     assert run("wg-up", "other").returncode == 0
     code, printed, said = ask()
-    assert (code, said) == (1, 'wgns: "other": peer "xTIBA5rb…": last handshake never\n')
-    assert [line.partition(":")[0] for line in printed.splitlines()] == ["other", "wg"]
+    assert (code, said) == (0, "")
+    assert [line.split()[:2] for line in printed.splitlines()[1:]] == [["other", "waiting"], ["wg", "alive"]]
+    shell("ip -n other link set other down")
+    code, printed, said = ask()
+    assert (code, said.startswith('wgns: "other": the interface is down; not as configured: up; ')) == (1, True)
     assert [(found["name"], bool(found["faults"])) for found in asked()[1]] == [("other", True), ("wg", False)]
     assert PUBLIC not in printed
     run("wg-down", "other").check_returncode()
+    assert ask()[::2] == (69, 'wgns: "other": there is no such WireGuard link\nwgns: hint: wg-up other\n')
+    Path("/etc/wireguard/other.conf").unlink()
     assert ask()[0] == 0
