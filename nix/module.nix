@@ -141,7 +141,8 @@ let
       values = more // {
         NAME = tunnel;
         "wg@NAME" = unitOf tunnel;
-        "=wg-" = "=${cfg.package}/bin/wg-";
+        "=wg-down" = "=${cfg.package}/bin/wg-down";
+        "=wg-up" = "=${cfg.package}/bin/wg-up";
         "wgns check NAME" = "${cfg.package}/bin/wgns check ${tunnel}";
         "/usr/lib/systemd" = "${config.systemd.package}/lib/systemd";
       };
@@ -194,7 +195,6 @@ let
     name: tunnel:
     nameValuePair (unitOf name) {
       overrideStrategy = "asDropin";
-      wants = startedWith name ++ map (port: publisher name port "socket") (attrNames (ports tunnel));
       wantedBy = [ "multi-user.target" ];
       # Together: whatever changes, the package too, reloads the tunnel. A restart would stop all that is bound to it.
       reloadIfChanged = true;
@@ -204,8 +204,17 @@ let
       };
     };
 
-  # The tunnel wants each of its services that something else wants or requires, so they also start after a first start of
-  # the tunnel that failed. It leaves what a timer or a socket starts to those.
+  # The unit by whose Wants= the services of a tunnel start at each of its tries. wantedBy of the services would do the
+  # same, but startedWith reads that option, and so cannot define it.
+  confinedUnit =
+    name: tunnel:
+    nameValuePair "wg-confined@${name}" {
+      overrideStrategy = "asDropin";
+      wants = startedWith name ++ map (port: publisher name port "socket") (attrNames (ports tunnel));
+    };
+
+  # With the tunnel starts each of its services that something else wants or requires, also after a first start of the
+  # tunnel that failed. What a timer or a socket starts is left to those.
   startedWith =
     tunnel:
     each (
@@ -412,7 +421,7 @@ in
   config = lib.mkMerge [
     (mkIf (tunnels != { }) {
       systemd.packages = [ cfg.package ] ++ each untraced tunnels ++ each publishing tunnels;
-      systemd.services = lib.mapAttrs' tunnelUnit tunnels // {
+      systemd.services = lib.mapAttrs' tunnelUnit tunnels // lib.mapAttrs' confinedUnit tunnels // {
         # Started again it would be another namespace, and all that is in this one would be stopped.
         "netns@" = {
           overrideStrategy = "asDropin";

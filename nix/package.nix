@@ -1,5 +1,6 @@
 # The programs, their units, and the library that nixpkgs lacks
 {
+  coreutils,
   lib,
   libseccomp,
   python3Packages,
@@ -29,10 +30,11 @@ python3Packages.buildPythonApplication (finalAttrs: {
     ];
   };
 
-  # NixOS has neither our programs where systemd looks for them by name, nor /usr/lib.
+  # NixOS has no programs where systemd looks for them by name, and no /usr/lib.
   postPatch = ''
     sed --in-place "s,^\(Exec[A-Za-z]*=\)\(netns\|wg\),\1$out/bin/\2," systemd/*.service
     substituteInPlace wgns_helpers/confined-service.conf --replace-fail "wgns check NAME" "$out/bin/wgns check NAME"
+    substituteInPlace systemd/wg-confined@.service --replace-fail ExecStart=true ExecStart=${coreutils}/bin/true
     substituteInPlace systemd/examples/publish.service --replace-fail /usr/lib/systemd ${systemd}/lib/systemd
     substituteInPlace wgns_helpers/check.py --replace-fail libseccomp.so.2 ${lib.getLib libseccomp}/lib/libseccomp.so.2
   '';

@@ -134,10 +134,11 @@ REASONS = {
     "netns@.service": "StartLimitIntervalSec ExecStopPost TimeoutStartSec RestartMode RestartPreventExitStatus "
     "CapabilityBoundingSet PrivateNetwork PrivateMounts RestrictAddressFamilies RestrictNamespaces "
     "SystemCallErrorNumber",
-    "wg@.service": "StartLimitIntervalSec Environment ExecStopPost TimeoutStartSec Restart RestartPreventExitStatus "
-    "CapabilityBoundingSet ProtectHome RuntimeDirectory ReadWritePaths ProtectKernelModules RestrictAddressFamilies "
-    "RestrictNamespaces SystemCallErrorNumber",
+    "wg@.service": "Wants=wg-confined StartLimitIntervalSec Environment ExecStopPost TimeoutStartSec Restart "
+    "RestartPreventExitStatus CapabilityBoundingSet ProtectHome RuntimeDirectory ReadWritePaths ProtectKernelModules "
+    "RestrictAddressFamilies RestrictNamespaces SystemCallErrorNumber",
     "wg.service": "Conflicts",
+    "wg-confined@.service": "DefaultDependencies StartLimitIntervalSec Type LogLevelMax",
     "wgns-refresh.service": "SuccessExitStatus LogLevelMax",
     "publish.service": "TemporaryFileSystem NetworkNamespacePath SystemCallErrorNumber",
     "publish.socket": "DefaultDependencies",
@@ -195,7 +196,7 @@ def test_what_runs_comes_first(path: Path) -> None:
     """In [Service], what runs and is restarted precedes the hardening, which has the order of the manual."""
     keys = [key(setting) for setting in settings(path, "Service")]
     hardening = [key for key in keys if key in ORDER]
-    assert keys[-len(hardening) :] == hardening
+    assert keys[len(keys) - len(hardening) :] == hardening
     assert hardening == sorted(hardening, key=ORDER.index)
 
 
@@ -237,7 +238,8 @@ def test_reasons_are_beside_what_they_explain(file: str) -> None:
     """A comment is above each setting whose reason is not in its name, or above the first of several."""
     lines = next(path for path in FILES if path.name == file).read_text().splitlines()
     for setting in REASONS[file].split():
-        at = next(number for number, line in enumerate(lines) if line.startswith(f"{setting}="))
+        begin = setting if "=" in setting else f"{setting}="
+        at = next(number for number, line in enumerate(lines) if line.startswith(begin))
         assert lines[at - 1].startswith("# "), setting
 
 

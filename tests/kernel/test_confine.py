@@ -90,6 +90,14 @@ def test_a_service_is_confined_moved_and_released() -> None:
         assert tree() == before
 
 
+def test_a_name_that_systemd_escapes() -> None:
+    """The units of a tunnel my+vpn have the name that systemd-escape(1) gives."""
+    Path("/etc/wireguard/my+vpn.conf").touch()
+    confine("my+vpn", "echo")
+    assert r"BindsTo=wg@my\x2bvpn.service" in DROP_IN.read_text()
+    assert (SYSTEM / r"wg-confined@my\x2bvpn.service.wants/echo.service").is_symlink()
+
+
 def test_print_changes_nothing() -> None:
     """--print shows the very drop-in and the commands; `wgns dropin` is its former name."""
     before = tree()

@@ -139,7 +139,7 @@ let
       config = evaluate module;
       cfg = config.my.wireguard;
       services = keep (
-        name: match "netns@|wg|wg@.*" name != null || module.systemd.services or { } ? ${name}
+        name: match "netns@|wg|wg(-confined)?@.*" name != null || module.systemd.services or { } ? ${name}
       ) config.systemd.services;
       sockets = keep (name: module.systemd.sockets or { } ? ${name}) config.systemd.sockets;
       unitText = name: unit: plain (if nixpkgs == null then text unit else config.systemd.units.${name}.text);
@@ -184,14 +184,12 @@ let
 
   # ---- what is expected
 
-  # What the module adds to the package's unit of a tunnel, which wants these
+  # What the module adds to the package's unit of a tunnel, and to the unit by which its services start
   wanting =
     names:
     plain ''
       [Unit]
       Wants=${names}
-      [Install]
-      WantedBy=multi-user.target
     '';
   tunnel = plain ''
     [Install]
@@ -201,8 +199,8 @@ let
   made =
     unit: name: source:
     replaceStrings
-      [ "wg@NAME" "NAME" "=wg-" " wgns " ]
-      [ unit name "=${package}/bin/wg-" " ${package}/bin/wgns " ]
+      [ "wg@NAME" "NAME" "=wg-down" "=wg-up" " wgns " ]
+      [ unit name "=${package}/bin/wg-down" "=${package}/bin/wg-up" " ${package}/bin/wgns " ]
       (plain (readFile source));
   confinedService = ../../wgns_helpers/confined-service.conf;
   confinedSocket = ../../wgns_helpers/confined-socket.conf;
@@ -260,6 +258,7 @@ let
         services = {
           "netns@" = "";
           wg = tunnel;
+          "wg-confined@wg" = "";
           web = plain ''
             [Unit]
             After=wg.service
@@ -274,9 +273,11 @@ let
         dropIns = [
           "netns@"
           "wg"
+          "wg-confined@wg"
         ];
         rebuild = {
           "netns@" = "nothing";
+          "wg-confined@wg" = "restart";
           wg.reload = [ etc."wireguard/wg.conf" ];
           web = "restart";
         };
@@ -323,6 +324,7 @@ let
             [Install]
             WantedBy=multi-user.target
           '';
+          "wg-confined@wg" = "";
         };
         etc."wireguard/wg.conf" = ''
           [Interface]
@@ -355,7 +357,8 @@ let
       expected = fine // {
         services = {
           "netns@" = "";
-          wg = wanting "wgns-publish-wg-9092.socket";
+          wg = tunnel;
+          "wg-confined@wg" = wanting "wgns-publish-wg-9092.socket";
         };
         files = {
           "wgns-publish-wg-9092.service" = replaceStrings [ "9091" ] [ "9092" ] (
@@ -374,11 +377,12 @@ let
             ListenStream=127.0.0.1:9091
             ListenStream=[::1]:9091
             [Install]
-            WantedBy=wg.service
+            WantedBy=wg-confined@wg.service
           '';
         };
         rebuild = {
           "netns@" = "nothing";
+          "wg-confined@wg" = "restart";
           wg.reload = [ "/root/provider.conf" ];
         };
         etc."wireguard/wg.conf".link = "/root/provider.conf";
@@ -414,15 +418,21 @@ let
           "netns@" = "";
           "wg@my-vpn" = tunnel;
           "wg@a.b@c" = tunnel;
+          "wg-confined@my-vpn" = "";
+          "wg-confined@a.b@c" = "";
         };
         files."wg@a.b@c.service" = made "wg@a.b@c" "a.b@c" (../../systemd + "/wg@.service");
         dropIns = [
           "netns@"
+          "wg-confined@a.b@c"
+          "wg-confined@my-vpn"
           "wg@a.b@c"
           "wg@my-vpn"
         ];
         rebuild = {
           "netns@" = "nothing";
+          "wg-confined@a.b@c" = "restart";
+          "wg-confined@my-vpn" = "restart";
           "wg@my-vpn".reload = [ minimalText ];
           "wg@a.b@c".reload = [ minimalText ];
         };
@@ -434,7 +444,7 @@ let
       };
     };
 
-    # The tunnel wants a service that is wanted by something else too; a timer's it leaves to the timer.
+    # A service that is wanted by something else starts with the tunnel too; a timer's is left to the timer.
     confined-services = {
       module = {
         my.wireguard.tunnels = {
@@ -463,8 +473,10 @@ let
       expected = fine // {
         services = {
           "netns@" = "";
-          "wg@my-vpn" = wanting "web.service";
+          "wg@my-vpn" = tunnel;
           "wg@part" = tunnel;
+          "wg-confined@my-vpn" = wanting "web.service";
+          "wg-confined@part" = "";
           web = plain ''
             [Service]
             BindReadOnlyPaths=/run/secrets
@@ -537,7 +549,8 @@ let
       expected = fine // {
         services = {
           "netns@" = "";
-          wg = wanting "each.socket web.socket web-admin.socket";
+          wg = tunnel;
+          "wg-confined@wg" = wanting "each.socket web.socket web-admin.socket";
           web = "";
           "each@" = "";
           free = "";

@@ -49,6 +49,7 @@ NAMES = re.findall(r"^    ([a-z-]+) = \{$", CASES.read_text().partition("\n  cas
 
 
 PATCH = """import %s/nix/package.nix {
+  coreutils = "/coreutils";
   lib.getLib = library: library;
   libseccomp = "/libseccomp";
   systemd = "/systemd";
@@ -70,9 +71,9 @@ def test_the_package_names_programs_by_their_paths(tmp_path: Path) -> None:
     subprocess.run(["bash", "-c", script], cwd=tmp_path, check=True)
     units = "".join(path.read_text() for path in sorted(tmp_path.glob("systemd/**/*.service")))
     commands = re.findall(r"^Exec\w+=(\S*)", units, re.MULTILINE)
-    assert len(commands) >= 9
+    assert len(commands) >= 10
     ours = {f"/out/bin/{path.name}" for path in ROOT.glob("bin/*")}
-    assert set(commands) == {*ours, "/systemd/lib/systemd/systemd-socket-proxyd"}
+    assert set(commands) == {*ours, "/coreutils/bin/true", "/systemd/lib/systemd/systemd-socket-proxyd"}
     assert " /out/bin/wgns check NAME\n" in (tmp_path / "wgns_helpers/confined-service.conf").read_text()
     assert '"/libseccomp/lib/libseccomp.so.2"' in (tmp_path / "wgns_helpers/check.py").read_text()
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 TUNNELS = 40
 UNITS = Path("/etc/systemd/system")
 CONFIGURATIONS = Path("/etc/wireguard")
+HOSTS = Path("/etc/hosts")
+LATE = "late.invalid"  # a name that does not resolve until late() lets it
+PAUSE = 12  # seconds, long beside what a slow machine takes to start a unit again without any pause
 OUTSIDE = ("internet", "far")  # the namespaces of tests/system/house.py
 
 
@@ -66,10 +70,23 @@ def drop_in(unit: str, text: str, *, reload: bool = True) -> None:
         systemctl("daemon-reload")
 
 
+def failing(unit: str = "wg@demo.service", name: str = "demo", number: int = 1) -> None:
+    """Configure a tunnel whose unit fails at once, and is tried again after PAUSE, until its provider has a name."""
+    configure(name, number, {"Endpoint": f"{LATE}:51820"})
+    lines = ["Environment=WG_UP_OPTIONS=", f"RestartSec={PAUSE}", "RestartSteps=0", "RestartMaxDelaySec=infinity"]
+    drop_in(unit, "\n".join(["[Service]", *lines, ""]), reload=False)
+
+
+def late() -> None:
+    """Let the name of the provider resolve, until the test ends."""
+    HOSTS.write_text(f"{HOSTS.read_text()}203.0.113.1 {LATE}\n")
+
+
 def confine(unit: str, name: str, *options: str) -> None:
-    """Confine a unit as the README says: with the drop-in that wgns prints, and started by the tunnel."""
+    """Confine a unit as the README says: with the drop-in that wgns prints, and started with the tunnel."""
     drop_in(unit, shell(f"wgns dropin {name} --unit {unit} {' '.join(options)}"), reload=False)
-    systemctl(*(["daemon-reload"] if "@." in unit else ["add-wants", f"wg@{name}.service", unit]))  # either reloads
+    link = ["add-wants", f"wg-confined@{name}.service", unit]
+    systemctl(*(["daemon-reload"] if "@." in unit else link))  # either reloads
 
 
 def settings() -> list[str]:
@@ -126,6 +143,17 @@ def journal(since: str, *units: str) -> str:
     return text
 
 
+def pauses(unit: str, since: str | None = None) -> list[float]:
+    """Seconds between each failure of a unit and its next start, after a place in the journal or in this boot."""
+    # sd-messages.h: SD_MESSAGE_UNIT_STARTING, SD_MESSAGE_UNIT_FAILURE_RESULT
+    starting, failing = "7d4958e842da4a758f6c1cdc7b36dcc5", "d9b373ed55a64feb8242e02dbe79a49c"
+    where = f"--after-cursor='{since}'" if since else "--boot"
+    argv = f"journalctl --quiet -o json {where} UNIT={unit} MESSAGE_ID={starting} MESSAGE_ID={failing}"
+    entries = [json.loads(line) for line in shell(argv).splitlines()]
+    times = [(entry["MESSAGE_ID"], int(entry["_SOURCE_REALTIME_TIMESTAMP"]) / 1e6) for entry in entries]
+    return [end - begin for (first, begin), (second, end) in pairwise(times) if (first, second) == (failing, starting)]
+
+
 def report(service: str = "reach") -> dict[str, Any]:
     """What the confined service has written down at its last start."""
     return json.loads(Path(f"/var/lib/{service}/report.json").read_text())  # type: ignore[no-any-return]
@@ -160,10 +188,11 @@ def leftovers() -> list[str]:
 def clean() -> None:
     """Stop what a test started, and take away what it wrote."""
     systemctl("stop", "reach.service", "joined.service", "leak@*", "netns@*", "wg@*", "wg.service", check=False)
-    for path in [*UNITS.glob("*.d/test.conf"), *UNITS.glob("wg@*.wants/*")]:
+    for path in [*UNITS.glob("*.d/test.conf"), *UNITS.glob("wg*.wants/*")]:
         path.unlink()
     for path in [*UNITS.glob("echo*"), *CONFIGURATIONS.glob("*")]:
         shell(f"rm -rf '{path}'")
+    HOSTS.write_text(HOSTS.read_text().replace(f"203.0.113.1 {LATE}\n", ""))
     systemctl("daemon-reload")
     systemctl("reset-failed")
     for name in Path("/run/netns").iterdir():

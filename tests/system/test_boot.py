@@ -1,4 +1,7 @@
-"""How the machine boots with forty tunnels and a confined service enabled, which have been used before."""
+"""How the machine boots with forty tunnels and a confined service enabled, which have been used before.
+
+Another tunnel fails at first, with a service and a socket that are enabled as well.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,23 @@ from pathlib import Path
 
 from tests.support import shell
 from tests.system import guest
-from tests.system.guest import TUNNELS, configure, confine, failed, show, state, systemctl, wait_for
+from tests.system.guest import TUNNELS, UNITS, configure, confine, failed, show, state, systemctl, wait_for
 
 NAMES = ["demo", *(f"t{number}" for number in range(2, TUNNELS + 1))]
+LATE = ("late.service", "late-echo.socket")
+
+
+def test_a_tunnel_that_fails_at_first() -> None:
+    """The boot does not wait for it, nor is it tried without a pause; when its cause is gone, all of it comes up."""
+    wait_for(lambda: len(guest.pauses("wg@late.service")) >= 2, 240)
+    assert min(guest.pauses("wg@late.service")) >= guest.PAUSE
+    assert state("multi-user.target") == "active"
+    assert [state(unit) for unit in LATE] == ["inactive"] * 2
+    guest.late()
+    wait_for(lambda: [state(unit) for unit in LATE] == ["active"] * 2, 240)
+    assert guest.namespace_of("late.service") == Path("/run/netns/late").stat().st_ino
+    assert ":7777" in shell("ip netns exec late ss -Hltn")
+    shell("ip netns exec late ping -c 1 -W 20 10.64.0.1")
 
 
 def test_all_tunnels_come_up_by_themselves() -> None:
@@ -49,7 +66,15 @@ def prepare() -> None:
     for number, name in enumerate(NAMES, 1):
         configure(name, number)
     confine("reach.service", "demo")
-    systemctl("enable", "reach.service", *(f"wg@{name}.service" for name in NAMES))
+    guest.failing("wg@late.service", "late", TUNNELS + 1)
+    run = "ExecStart=sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
+    listen = "ListenStream=7777\nAccept=yes\n[Install]\nWantedBy=sockets.target\n"
+    (UNITS / "late.service").write_text(f"[Service]\nDynamicUser=yes\n{run}")
+    (UNITS / "late-echo.socket").write_text(f"[Socket]\n{listen}")
+    (UNITS / "late-echo@.service").write_text("[Service]\nExecStart=true\n")
+    for unit in (*LATE, "late-echo@.service"):
+        confine(unit, "late")
+    systemctl("enable", "reach.service", *LATE, "wg@late.service", *(f"wg@{name}.service" for name in NAMES))
 
 
 if __name__ == "__main__":

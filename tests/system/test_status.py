@@ -26,7 +26,7 @@ def test_the_confined_service_is_inside() -> None:
     """With its unit and its main process, and nobody else is; the tunnel is alive and as configured."""
     configure()
     drop_in("reach.service", shell("wgns dropin demo"))
-    systemctl("add-wants", "wg@demo.service", "reach.service")
+    systemctl("add-wants", "wg-confined@demo.service", "reach.service")
     systemctl("start", "wg@demo.service")
     wait_for(lambda: state("reach.service") == "active")
     code, found = status()
