@@ -269,6 +269,7 @@ def test_templates_and_instances() -> None:
     unit("echo@.service", PLAIN)
     assert "instances" not in confine("home", "echo@.service")
     assert (SYSTEM / "echo@.service.d/wireguard.conf").exists()
+    assert "hint: wgns release echo@.service" in run("wgns", "release", "echo@joe.smith").stderr
     confine("work", "echo@joe.smith")
     link = SYSTEM / "wg-confined@work.service.wants/echo@joe.smith.service"
     assert link.readlink() == SYSTEM / "echo@.service"
