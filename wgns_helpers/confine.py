@@ -17,7 +17,7 @@ from itertools import chain
 from . import config, netns, signals
 from .check import SOCKETS
 from .errors import ERROR, ConfigError, Failure, PermissionRefusedError, UsageError, say, shown, warn
-from .units import SYSTEM, Unit, is_running, properties, read, systemctl
+from .units import BINDS, SYSTEM, Unit, is_running, properties, read, systemctl
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # of the check, in confined-service.conf
 _MARK = "# Written by wgns confine"
@@ -57,7 +57,7 @@ def drop_in(name: str, unit: Unit, allowed: list[str]) -> str:
         program = os.path.abspath(sys.argv[0])
         warn(f"{program} is in none of {_PATH}: can the unit's user execute it?", "install it for all users")
     settings = settings.replace(" wgns check", f" {program} check")
-    before = [line for key in ("BindPaths", "BindReadOnlyPaths") for line in _without_sockets(unit, key)]
+    before = _without_sockets(unit)
     allowed = [_allowed(path) for path in allowed]
     after = [f"BindPaths={path}" for path in allowed] + _of_run(name, unit, allowed)
     if unit.each("NoExecPaths"):
@@ -67,18 +67,18 @@ def drop_in(name: str, unit: Unit, allowed: list[str]) -> str:
     return head + resets + settings + "".join(f"{line}\n" for line in after)
 
 
-def _without_sockets(unit: Unit, key: str) -> list[str]:
-    """The settings that leave out of a list what would bring sockets of /run back that look up names in the host.
+def _without_sockets(unit: Unit) -> list[str]:
+    """The settings that leave out of the unit's binds what would bring sockets of /run back by which the host answers.
 
     systemd would mount /run itself in place of our TemporaryFileSystem=/run, and /:/host would show it below /host.
     """
-    binds = unit.each(key)
-    refused = [bind for bind in binds if _socket_in(unit.place(bind))]
+    binds = [(key, bind) for key in BINDS for bind in unit.each(key)]
+    refused = [bind for _, bind in binds if _socket_in(unit.place(bind))]
     if not refused:
         return []
-    warn(f"{unit.name}: {key}={' '.join(refused)} is left out: the host would look up names by its sockets")
-    kept = [bind for bind in binds if bind not in refused]
-    return [f"# Without {' '.join(refused)}, which shows sockets of the host", *(f"{key}={b}" for b in ["", *kept])]
+    warn(f"{unit.name}: a bind of {' '.join(refused)} is left out: the host would look up names by its sockets")
+    kept = [f"{key}={bind}" for key, bind in binds if bind not in refused]
+    return [f"# Without {' '.join(refused)}, which shows sockets of the host", f"{BINDS[0]}=", *kept]
 
 
 def _of_run(name: str, unit: Unit, allowed: list[str]) -> list[str]:
@@ -131,7 +131,7 @@ def _refuse_or_warn(unit: Unit) -> None:
     root = unit.place(unit.one("RootDirectory") or "/")
     lacks = "which lacks" if os.path.isdir(root) and not os.path.exists(f"{root}/usr/bin/env") else "which needs"
     of_root = f"{name} has another root, {lacks} /usr/bin/env, wgns and its Python for the check"
-    binds = [unit.place(bind) for key in ("BindPaths", "BindReadOnlyPaths") for bind in unit.each(key)]
+    binds = [unit.place(bind) for key in BINDS for bind in unit.each(key)]
     if (root != "/" or unit.one("RootImage")) and "/usr" not in binds:
         if lacks == "which lacks":
             raise Failure(of_root, _ROOT_HINT)
@@ -331,6 +331,7 @@ def _apply(changes: dict[str, str], units: list[Unit]) -> None:
     After a failure, all is as it was.
     """
     former = {path: _content(path) for path in changes}
+    names = sorted((unit.name for unit in units), key=lambda name: not name.endswith(".socket"))
     os.umask(0o022)
     signals.hold()
     try:
@@ -339,8 +340,10 @@ def _apply(changes: dict[str, str], units: list[Unit]) -> None:
             signals.check()
         if changes:
             systemctl("daemon-reload", check=True)
-        if units:
-            systemctl("restart", "--no-block", *(unit.name for unit in units), check=True)
+        if names and names[0].endswith(".socket"):  # which does not start beside its running service
+            systemctl("stop", *names)
+        if names:
+            systemctl("restart", "--no-block", *names, check=True)
     except BaseException:
         for path, content in former.items():
             try:
@@ -348,6 +351,7 @@ def _apply(changes: dict[str, str], units: list[Unit]) -> None:
             except OSError as error:
                 warn(f"{path} could not be put back: {os.strerror(error.errno or 0).lower()}")
         systemctl("daemon-reload")
+        systemctl("start", "--no-block", *names)
         raise
     signals.release()
 

@@ -12,6 +12,8 @@ from .errors import Failure, MissingError, UsageError, shown
 
 SYSTEM = "/etc/systemd/system"
 
+BINDS = ("BindPaths", "BindReadOnlyPaths")  # one list for systemd: an empty one takes back both
+
 _FOLDERS = (SYSTEM, "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
 _USER_FOLDERS = ("/etc/systemd/user", "/usr/lib/systemd/user", "/home/*/.config/systemd/user")
 _KINDS = ("service", "socket", "timer", "path", "mount", "automount", "swap", "target", "slice", "scope", "device")
@@ -70,7 +72,9 @@ class Unit:
             return
         for line in lines:
             key, equals, value = (part.strip() for part in line.partition("="))
-            if equals and not key.startswith(("#", ";", "[")):
+            if equals and not value and key in BINDS:
+                self._settings |= {each: [] for each in BINDS}
+            elif equals and not key.startswith(("#", ";", "[")):
                 self._settings[key] = [*self._settings.get(key, ()), value] if value else []
 
     def each(self, key: str) -> list[str]:
