@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import shell
 from tests.system.capture import ENDPOINT
-from tests.system.guest import configure, drop_in, private_key, show, state, systemctl, wait_for
+from tests.system.guest import configure, confine, drop_in, private_key, show, state, systemctl, wait_for
 
 pytestmark = pytest.mark.usefixtures("since")
 
@@ -25,8 +25,7 @@ def status() -> tuple[int, dict[str, Any]]:
 def test_the_confined_service_is_inside() -> None:
     """With its unit and its main process, and nobody else is; the tunnel is alive and as configured."""
     configure()
-    drop_in("reach.service", shell("wgns dropin demo"))
-    systemctl("add-wants", "wg-confined@demo.service", "reach.service")
+    confine("reach.service", "demo")
     systemctl("start", "wg@demo.service")
     wait_for(lambda: state("reach.service") == "active")
     code, found = status()
