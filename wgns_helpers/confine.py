@@ -12,11 +12,12 @@ import sys
 import time
 from contextlib import suppress
 from glob import glob
+from itertools import chain
 
 from . import config, netns, signals
 from .check import SOCKETS
-from .errors import ConfigError, Failure, PermissionRefusedError, UsageError, say, shown, warn
-from .units import SYSTEM, Unit, is_running, properties, read, systemctl
+from .errors import ERROR, ConfigError, Failure, PermissionRefusedError, UsageError, say, shown, warn
+from .units import BINDS, SYSTEM, Unit, is_running, properties, read, systemctl
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # of the check, in confined-service.conf
 _MARK = "# Written by wgns confine"
@@ -56,7 +57,7 @@ def drop_in(name: str, unit: Unit, allowed: list[str]) -> str:
         program = os.path.abspath(sys.argv[0])
         warn(f"{program} is in none of {_PATH}: can the unit's user execute it?", "install it for all users")
     settings = settings.replace(" wgns check", f" {program} check")
-    before = [line for key in ("BindPaths", "BindReadOnlyPaths") for line in _without_sockets(unit, key)]
+    before = _without_sockets(unit)
     allowed = [_allowed(path) for path in allowed]
     after = [f"BindPaths={path}" for path in allowed] + _of_run(name, unit, allowed)
     if unit.each("NoExecPaths"):
@@ -66,18 +67,18 @@ def drop_in(name: str, unit: Unit, allowed: list[str]) -> str:
     return head + resets + settings + "".join(f"{line}\n" for line in after)
 
 
-def _without_sockets(unit: Unit, key: str) -> list[str]:
-    """The settings that leave out of a list what would bring sockets of /run back that look up names in the host.
+def _without_sockets(unit: Unit) -> list[str]:
+    """The settings that leave out of the unit's binds what would bring sockets of /run back by which the host answers.
 
     systemd would mount /run itself in place of our TemporaryFileSystem=/run, and /:/host would show it below /host.
     """
-    binds = unit.each(key)
-    refused = [bind for bind in binds if _socket_in(unit.place(bind))]
+    binds = [(key, bind) for key in BINDS for bind in unit.each(key)]
+    refused = [bind for _, bind in binds if _socket_in(unit.place(bind))]
     if not refused:
         return []
-    warn(f"{unit.name}: {key}={' '.join(refused)} is left out: the host would look up names by its sockets")
-    kept = [bind for bind in binds if bind not in refused]
-    return [f"# Without {' '.join(refused)}, which shows sockets of the host", *(f"{key}={b}" for b in ["", *kept])]
+    warn(f"{unit.name}: a bind of {' '.join(refused)} is left out: the host would look up names by its sockets")
+    kept = [f"{key}={bind}" for key, bind in binds if bind not in refused]
+    return [f"# Without {' '.join(refused)}, which shows sockets of the host", f"{BINDS[0]}=", *kept]
 
 
 def _of_run(name: str, unit: Unit, allowed: list[str]) -> list[str]:
@@ -128,10 +129,10 @@ def _refuse_or_warn(unit: Unit) -> None:
     root = unit.place(unit.one("RootDirectory") or "/")
     lacks = "which lacks" if os.path.isdir(root) and not os.path.exists(f"{root}/usr/bin/env") else "which needs"
     of_root = f"{name} has another root, {lacks} /usr/bin/env, wgns and its Python for the check"
-    binds = [unit.place(bind) for key in ("BindPaths", "BindReadOnlyPaths") for bind in unit.each(key)]
-    if lacks == "which lacks" and "/usr" not in binds:
-        raise Failure(of_root, _ROOT_HINT)
-    if root != "/" or unit.one("RootImage"):
+    binds = [unit.place(bind) for key in BINDS for bind in unit.each(key)]
+    if (root != "/" or unit.one("RootImage")) and "/usr" not in binds:
+        if lacks == "which lacks":
+            raise Failure(of_root, _ROOT_HINT)
         warn(of_root, _ROOT_HINT)
     if unit.one("KillMode") in ("process", "none"):
         left = f"KillMode={unit.one('KillMode')} lets processes go on when the tunnel stops"
@@ -149,8 +150,9 @@ def _refuse_or_warn(unit: Unit) -> None:
 def confine(name: str, names: list[str], allowed: list[str]) -> None:
     """Confine units to the tunnel `name`, restart those that run, and prove that they are confined.
 
-    Until systemd has read the new files, a failure or a signal leaves everything as it was. After that the units stay
-    confined, whatever happens: a service that does not start is down, and not on the open network. Raises `Failure`.
+    Until systemd has begun to restart them, a failure or a signal leaves everything as it was. After that the units
+    stay confined, whatever happens: a service that does not start is down, and not on the open network.
+    Raises `Failure`.
     """
     units = _units(names, name)
     _check_pairs(name, units)
@@ -160,31 +162,50 @@ def confine(name: str, names: list[str], allowed: list[str]) -> None:
         changes |= {_link(name, unit): f"-> {unit.files[0]}"} if _starts_with_tunnel(unit) else {}
         changes[unit.path] = drop_in(name, unit, allowed)
     changes = {path: content for path, content in changes.items() if _content(path) != content}
-    _apply(changes)
+    moved = [unit for unit in units if unit.path in changes or not _is_inside(name, unit)]
+    failed = [unit for unit in moved if unit.state.get("ActiveState") == "failed" and confined_to(unit.name)]
+    running = [unit for unit in moved if (unit.runs or unit in failed) and not unit.template]
+    _apply(changes, running)
     for unit in units:
         already = "already " if unit.path not in changes else ""
         starts = f"starts with {tunnel_unit(name)}" if _starts_with_tunnel(unit) else "is started as before"
         say(f"{unit.name} is {already}confined to {shown(name)} and {starts}")
-    _restart(name, [unit for unit in units if unit.path in changes or not _is_inside(name, unit)])
+    for unit in moved:
+        if not unit.state:
+            say(f"systemd does not run here: {unit.name} is confined when it starts")
+        elif unit.template:
+            say(f"instances of {unit.name} that run are confined when they start again")
+        elif unit not in running:
+            say(f"{unit.name} does not run now")
+    _prove(name, running)
     tunnel = tunnel_unit(name)
     if not glob(f"{SYSTEM}/*.wants/{tunnel}"):
         warn(f"{tunnel} is not enabled: nothing starts it at boot", f"systemctl enable --now {tunnel}")
 
 
 def release(names: list[str], *, restart: bool) -> None:
-    """Remove what `confine` has written; with `restart`, restart what runs on the open network. Raises `Failure`."""
-    for unit in _units(names, required=False):
-        changes = dict.fromkeys([*_links(unit), *[unit.path] * os.path.exists(unit.path)], "")
-        if not changes:
+    """Remove what `confine` has written; with `restart`, restart it on the open network. Raises `Failure`.
+
+    That is what runs, and what runs whenever its tunnel does: it may be down because it could not start confined.
+    """
+    units = _units(names, required=False)
+    written = {unit.name: [*_links(unit), *[unit.path] * os.path.exists(unit.path)] for unit in units}
+    again = [unit for unit in units if restart and unit.state and written[unit.name]]
+    again = [unit for unit in again if unit.runs or _links(unit)]
+    _apply(dict.fromkeys(chain(*written.values()), ""), again)
+    for unit in units:
+        template = f"{unit.prefix}@.{unit.kind}"
+        if written[unit.name]:
+            say(f"{unit.name} uses the host's open network from its next start on")
+            if unit.runs and unit not in again:
+                say(f"{unit.name} stays where it is until then", f"systemctl restart {unit.name}")
+        elif unit.instance and confined_to(template):
+            say(f"{unit.name} is confined as an instance of {template}", f"wgns release {template}")
+        else:
             say(f"{unit.name} is not confined")
-            continue
-        _apply(changes)
-        say(f"{unit.name} uses the host's open network from its next start on")
-        if unit.runs and restart:
-            systemctl("restart", unit.name, check=True)
-            say(f"{unit.name} has been restarted on the open network")
-        elif unit.runs:
-            say(f"{unit.name} stays where it is until then", f"systemctl restart {unit.name}")
+    if again:
+        systemctl("start", *(unit.name for unit in again), check=True)
+        say(f"restarted on the open network: {', '.join(unit.name for unit in again)}")
 
 
 def printed(name: str, names: list[str], allowed: list[str]) -> str:
@@ -219,7 +240,7 @@ def check_tunnel(name: str) -> None:
 
 def _check_pairs(name: str, units: list[Unit]) -> None:
     """Refuse a socket without its service and a service without its sockets: one of them would be in the host."""
-    chosen = {unit.name for unit in units}
+    chosen = [unit.name for unit in units]
     for unit in units:
         if unit.kind == "socket":
             others = [unit.one("Service") or f"{unit.stem}{'@' * unit.yes('Accept')}.service"]
@@ -239,8 +260,7 @@ def confined_to(unit: str) -> str:
 
 def _starts_with_tunnel(unit: Unit) -> bool:
     """Whether the tunnel starts the unit: not a template, not what ends by itself, nor what something else starts."""
-    ends = unit.one("Type") == "oneshot" and not unit.yes("RemainAfterExit")
-    return not (unit.template or ends or unit.triggers)
+    return not (unit.template or unit.ends or unit.triggers)
 
 
 def _link(name: str, unit: Unit) -> str:
@@ -253,38 +273,37 @@ def _links(unit: Unit) -> list[str]:
     return [path for each in tunnels for path in glob(f"{SYSTEM}/{each}.service.wants/{unit.name}")]
 
 
-def _restart(name: str, units: list[Unit]) -> None:
-    """Restart those that run, together, since a socket does not start beside its running service."""
-    for unit in units:
-        if not unit.state:
-            say(f"systemd does not run here: {unit.name} is confined when it starts")
-        elif unit.template:
-            say(f"instances of {unit.name} that run are confined when they start again")
-        elif not unit.runs:
-            say(f"{unit.name} does not run now")
-    running = [unit for unit in units if unit.runs and not unit.template]
-    if not running:
+def _prove(name: str, units: list[Unit]) -> None:
+    """Wait until units that are being restarted are up, and check each. Raises `Failure` after the last."""
+    if not units:
         return
-    # Not restart, which leaves a unit running where it is if its tunnel fails
-    chosen = [unit.name for unit in running]
-    systemctl("stop", *chosen, check=True)
-    refused = systemctl("start", *chosen)
+    systemctl("start", *(unit.name for unit in units))  # joins the restart
     time.sleep(_SETTLE)
-    for unit in running:
-        _prove(name, unit.name, started=not refused)
+    failing = tunnel_unit(name) if systemctl("is-active", tunnel_unit(name)) else ""
+    faults = []
+    for unit in units:
+        seen = f"journalctl -eu {failing or unit.name} has its messages"
+        if fault := _fault(name, unit):
+            faults.append((fault, f"{seen}; wgns release --restart {unit.name} takes it back to the open network"))
+    for fault, hint in faults[:-1]:
+        say(fault, hint, ERROR)
+    if faults:
+        raise Failure(*faults[-1])
 
 
-def _prove(name: str, unit: str, *, started: bool) -> None:
-    back = f"journalctl -eu {unit} has its messages; wgns release --restart {unit} takes it back to the open network"
-    state = properties(unit)
-    if not started or not is_running(state):
-        raise Failure(f"{unit} is confined, but does not run: {state['ActiveState']}", back)
-    if state["MainPID"] != "0":
-        argv = [sys.executable, os.path.abspath(sys.argv[0]), "check", name, "--unit", unit]
+def _fault(name: str, unit: Unit) -> str:
+    """Why a unit that was restarted does not run confined; empty if it does."""
+    state = properties(unit.name)
+    up = state["ActiveState"] != "activating" and is_running(state) and state.get("NRestarts", "0") == "0"
+    if not up and not (unit.ends and state["ActiveState"] == "inactive"):
+        return f"{unit.name} is confined, but does not stay up: {state['ActiveState']}"
+    if state.get("MainPID", "0") != "0":
+        argv = [sys.executable, os.path.abspath(sys.argv[0]), "check", name, "--unit", unit.name]
         check = subprocess.run(argv, capture_output=True, text=True, check=False)
         if check.returncode:
-            raise Failure(check.stderr.partition(": ")[2].partition("\n")[0], back)
-    say(f"{unit} runs confined")
+            return check.stderr.partition(": ")[2].partition("\n")[0]
+    say(f"{unit.name} runs confined")
+    return ""
 
 
 def _is_inside(name: str, unit: Unit) -> bool:
@@ -300,18 +319,25 @@ def _content(path: str) -> str:
     return f"-> {os.readlink(path)}" if os.path.islink(path) else read(path)
 
 
-def _apply(changes: dict[str, str]) -> None:
-    """Give paths other content (see `_content`) and have systemd read it; after a failure, all is as it was."""
-    if not changes:
-        return
+def _apply(changes: dict[str, str], units: list[Unit]) -> None:
+    """Give paths other content (see `_content`) and have systemd read it and begin to restart units.
+
+    After a failure, all is as it was.
+    """
     former = {path: _content(path) for path in changes}
+    # A socket does not start beside its running service
+    names = sorted((unit.name for unit in units), key=lambda name: not name.endswith(".socket"))
     os.umask(0o022)
     signals.hold()
     try:
         for path, content in changes.items():
             _put(path, content)
             signals.check()
-        systemctl("daemon-reload", check=True)
+        if changes:
+            systemctl("daemon-reload", check=True)
+        if names:  # not restart, which leaves a unit running where it is if its tunnel fails
+            systemctl("stop", *names, check=True)
+            systemctl("start", "--no-block", *names, check=True)
     except BaseException:
         for path, content in former.items():
             try:
@@ -319,6 +345,7 @@ def _apply(changes: dict[str, str]) -> None:
             except OSError as error:
                 warn(f"{path} could not be put back: {os.strerror(error.errno or 0).lower()}")
         systemctl("daemon-reload")
+        systemctl("start", "--no-block", *names)
         raise
     signals.release()
 

@@ -12,11 +12,13 @@ from .errors import Failure, MissingError, UsageError, shown
 
 SYSTEM = "/etc/systemd/system"
 
+BINDS = ("BindPaths", "BindReadOnlyPaths")  # one list for systemd: an empty one takes back both
+
 _FOLDERS = (SYSTEM, "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
 _USER_FOLDERS = ("/etc/systemd/user", "/usr/lib/systemd/user", "/home/*/.config/systemd/user")
 _KINDS = ("service", "socket", "timer", "path", "mount", "automount", "swap", "target", "slice", "scope", "device")
 _NAME = re.compile(r"[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\-]*)?\.(service|socket)")  # systemd.unit(5)
-_STATES = ("Id", "LoadState", "ActiveState", "FragmentPath", "DropInPaths", "MainPID", "TriggeredBy")
+_STATES = ("Id", "LoadState", "ActiveState", "FragmentPath", "DropInPaths", "MainPID", "NRestarts", "TriggeredBy")
 _COMMANDS = ("Condition", "StartPre", "Start", "StartPost", "Reload", "Stop", "StopPost")
 
 
@@ -30,7 +32,7 @@ class Unit:
             raise UsageError(f"{shown(name)} cannot be confined", "expected a .service or a .socket")
         try:
             self.state = properties(name)
-        except MissingError:
+        except Failure:  # of what is to be released the package may be removed
             if required:
                 raise
             self.state = {}
@@ -44,6 +46,7 @@ class Unit:
         self.files = self._files() if required else []
         for path in self.files:
             self._read(path)
+        self.ends = self.one("Type") == "oneshot" and not self.yes("RemainAfterExit")
         self.triggers = self.state.get("TriggeredBy", "").split() if self.state else self._triggers()
 
     def _triggers(self) -> list[str]:
@@ -69,7 +72,9 @@ class Unit:
             return
         for line in lines:
             key, equals, value = (part.strip() for part in line.partition("="))
-            if equals and not key.startswith(("#", ";", "[")):
+            if equals and not value and key in BINDS:
+                self._settings |= {each: [] for each in BINDS}
+            elif equals and not key.startswith(("#", ";", "[")):
                 self._settings[key] = [*self._settings.get(key, ()), value] if value else []
 
     def each(self, key: str) -> list[str]:
@@ -143,7 +148,8 @@ def properties(unit: str) -> dict[str, str]:
     if found["LoadState"] == "not-found":
         raise MissingError(f"systemd knows no {shown(unit)}", "systemctl list-unit-files")
     if found["LoadState"] not in ("loaded", "merged"):
-        raise Failure(f"{unit} cannot be loaded: {found['LoadState']}", f"systemctl status {unit}")
+        way = "unmask" if found["LoadState"] == "masked" else "status"
+        raise Failure(f"{unit} cannot be loaded: {found['LoadState']}", f"systemctl {way} {unit}")
     return found
 
 

@@ -90,6 +90,14 @@ def test_a_service_is_confined_moved_and_released() -> None:
         assert tree() == before
 
 
+def test_a_name_that_systemd_escapes() -> None:
+    """The units of a tunnel my+vpn have the name that systemd-escape(1) gives."""
+    Path("/etc/wireguard/my+vpn.conf").touch()
+    confine("my+vpn", "echo")
+    assert r"BindsTo=wg@my\x2bvpn.service" in DROP_IN.read_text()
+    assert (SYSTEM / r"wg-confined@my\x2bvpn.service.wants/echo.service").is_symlink()
+
+
 def test_print_changes_nothing() -> None:
     """--print shows the very drop-in and the commands; `wgns dropin` is its former name."""
     before = tree()
@@ -109,8 +117,10 @@ NEEDS = {
         "BindPaths=/data:/x",
         "BindPaths=-/opt",
     ],
-    "BindReadOnlyPaths=/etc /var/run": ["BindReadOnlyPaths=", "BindReadOnlyPaths=/etc"],
-    "BindReadOnlyPaths=/:/host": ["BindReadOnlyPaths="],
+    "BindReadOnlyPaths=/etc /var/run": ["BindPaths=", "BindReadOnlyPaths=/etc"],
+    "BindReadOnlyPaths=/etc\nBindPaths=/run /srv": ["BindPaths=", "BindPaths=/srv", "BindReadOnlyPaths=/etc"],
+    "BindReadOnlyPaths=/:/host": ["BindPaths="],
+    "BindReadOnlyPaths=/run\nBindPaths=": [],
     "BindPaths=%t/dbus:/bus": ["BindPaths="],
     "BindPaths=/run/nscd\nBindPaths=\nBindPaths=/run/postgresql": [],
     "PIDFile=/run/echo.pid": ["PIDFile="],
@@ -261,6 +271,7 @@ def test_templates_and_instances() -> None:
     unit("echo@.service", PLAIN)
     assert "instances" not in confine("home", "echo@.service")
     assert (SYSTEM / "echo@.service.d/wireguard.conf").exists()
+    assert "hint: wgns release echo@.service" in run("wgns", "release", "echo@joe.smith").stderr
     confine("work", "echo@joe.smith")
     link = SYSTEM / "wg-confined@work.service.wants/echo@joe.smith.service"
     assert link.readlink() == SYSTEM / "echo@.service"

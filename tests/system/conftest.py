@@ -10,6 +10,14 @@ import pytest
 
 from tests.system import guest
 
+TABLES = {
+    "leaks": (("", "rounds", "tunnel's packets", "leaks", "answers by the host"), "{:<60} {:>6} {:>16} {:>6} {:>19}"),
+    "confined": (
+        ("unit", "before", "one command", "works", "names", "in status", "moved", "released", "needed besides"),
+        "{:<22} {:<6} {:<11} {:<5} {:<5} {:<9} {:<5} {:<8} {}",
+    ),
+}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip them elsewhere, with the way to run them."""
@@ -20,11 +28,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what test_leaks.py has found."""
+    """Print what test_leaks.py and test_confine.py have found."""
     reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
-    rows = [value for report in reports for name, value in report.user_properties if name == "leaks"]
-    for row in [("", "rounds", "tunnel's packets", "leaks", "answers by the host"), *rows] if rows else []:
-        terminalreporter.write_line("{:<60} {:>6} {:>16} {:>6} {:>19}".format(*row))
+    for table, (head, layout) in TABLES.items():
+        rows = [value for report in reports for name, value in report.user_properties if name == table]
+        for row in [head, *rows] if rows else []:
+            terminalreporter.write_line(layout.format(*row))
 
 
 @pytest.fixture

@@ -82,11 +82,9 @@ def late() -> None:
     HOSTS.write_text(f"{HOSTS.read_text()}203.0.113.1 {LATE}\n")
 
 
-def confine(unit: str, name: str, *options: str) -> None:
-    """Confine a unit as the README says: with the drop-in that wgns prints, and started with the tunnel."""
-    drop_in(unit, shell(f"wgns dropin {name} --unit {unit} {' '.join(options)}"), reload=False)
-    link = ["add-wants", f"wg-confined@{name}.service", unit]
-    systemctl(*(["daemon-reload"] if "@." in unit else link))  # either reloads
+def confine(unit: str, name: str, *more: str) -> None:
+    """Confine a unit, with `more` units or options, until the test ends. Without a restart, if it does not run."""
+    shell(f"wgns confine {name} '{unit}' {' '.join(more)}")
 
 
 def settings() -> list[str]:
@@ -188,7 +186,7 @@ def leftovers() -> list[str]:
 def clean() -> None:
     """Stop what a test started, and take away what it wrote."""
     systemctl("stop", "reach.service", "joined.service", "leak@*", "netns@*", "wg@*", "wg.service", check=False)
-    for path in [*UNITS.glob("*.d/test.conf"), *UNITS.glob("wg*.wants/*")]:
+    for path in [*UNITS.glob("*.d/test.conf"), *UNITS.glob("*.d/wireguard.conf"), *UNITS.glob("wg*.wants/*")]:
         path.unlink()
     for path in [*UNITS.glob("echo*"), *CONFIGURATIONS.glob("*")]:
         shell(f"rm -rf '{path}'")

@@ -72,8 +72,7 @@ def prepare() -> None:
     (UNITS / "late.service").write_text(f"[Service]\nDynamicUser=yes\n{run}")
     (UNITS / "late-echo.socket").write_text(f"[Socket]\n{listen}")
     (UNITS / "late-echo@.service").write_text("[Service]\nExecStart=true\n")
-    for unit in (*LATE, "late-echo@.service"):
-        confine(unit, "late")
+    confine(LATE[0], "late", *LATE[1:], "late-echo@.service")
     systemctl("enable", "reach.service", *LATE, "wg@late.service", *(f"wg@{name}.service" for name in NAMES))
 
 

@@ -52,8 +52,7 @@ def resolv_conf() -> Iterator[None]:
 def test_the_confined_service_is_inside() -> None:
     """With its unit and its main process, and nobody else is; the tunnel is alive and as configured."""
     configure()
-    drop_in("reach.service", shell("wgns dropin demo"))
-    systemctl("add-wants", "wg-confined@demo.service", "reach.service")
+    confine("reach.service", "demo")
     systemctl("start", "wg@demo.service")
     wait_for(lambda: state("reach.service") == "active")
     code, found = status()

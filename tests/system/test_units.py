@@ -112,8 +112,6 @@ def test_a_start_that_fails(failure: str, since: str) -> None:
     """
     settings, status, line = FAILURES[failure]
     path = configure(other=settings)
-    if failure == "no configuration":
-        path.unlink()
     taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     if failure == "a taken port":
         taken.bind(("", 40404))
@@ -121,6 +119,8 @@ def test_a_start_that_fails(failure: str, since: str) -> None:
     former = hosts.read_text()
     drop_in("wg@demo.service", "[Service]\nEnvironment=WG_UP_OPTIONS=\n", reload=False)  # fail at once
     confine("reach.service", "demo")
+    if failure == "no configuration":
+        path.unlink()
     systemctl("start", "--no-block", "wg@demo.service")
     wait_for(lambda: show("wg@demo.service")["ExecMainStatus"] == status)
     by_itself = status == "75"
@@ -295,7 +295,7 @@ def break_tunnel() -> None:
 def break_binding() -> None:
     """Nothing binds the services to the tunnel, which has been stopped with its namespace."""
     break_tunnel()
-    for path in (guest.UNITS / "reach.service.d/test.conf", guest.UNITS / "joined.service"):
+    for path in (guest.UNITS / "reach.service.d/wireguard.conf", guest.UNITS / "joined.service"):
         path.write_text(path.read_text().replace("BindsTo=wg@demo.service", ""))
     systemctl("daemon-reload")
 
@@ -390,8 +390,7 @@ def test_a_socket_of_a_confined_service() -> None:
         "[Socket]\nListenStream=7777\nAccept=yes\n[Install]\nWantedBy=sockets.target\n"
     )
     (guest.UNITS / "echo@.service").write_text("[Service]\nExecStart=cat /proc/self/net/dev\nStandardInput=socket\n")
-    confine("echo.socket", "demo")
-    confine("echo@.service", "demo")
+    confine("echo.socket", "demo", "echo@.service")
     systemctl("enable", "echo.socket")
     systemctl("start", "wg@demo.service")
     wait_for(lambda: state("echo.socket") == "active")
