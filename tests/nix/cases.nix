@@ -508,6 +508,7 @@ let
             BindReadOnlyPaths=-/run/current-system
             BindReadOnlyPaths=-/run/systemd/journal
             BindReadOnlyPaths=-/run/systemd/notify
+            BindReadOnlyPaths=-/run/systemd/userdb/io.systemd.DynamicUser
             CapabilityBoundingSet=~CAP_BPF CAP_DAC_READ_SEARCH CAP_MKNOD CAP_NET_ADMIN CAP_PERFMON CAP_SYS_ADMIN CAP_SYS_BOOT CAP_SYS_MODULE CAP_SYS_PTRACE CAP_SYS_RAWIO
             NoNewPrivileges=true
             InaccessiblePaths=-/etc/wireguard
