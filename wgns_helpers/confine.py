@@ -180,7 +180,7 @@ def confine(name: str, names: list[str], allowed: list[str]) -> None:
     _prove(name, running)
     tunnel = tunnel_unit(name)
     if not glob(f"{SYSTEM}/*.wants/{tunnel}"):
-        warn(f"{tunnel} is not enabled: nothing starts it at boot", f"systemctl enable --now {tunnel}")
+        warn(f"{tunnel} is not enabled: at boot, only an enabled service starts it", f"systemctl enable --now {tunnel}")
 
 
 def release(names: list[str], *, restart: bool) -> None:
@@ -337,6 +337,7 @@ def _apply(changes: dict[str, str], units: list[Unit]) -> None:
             systemctl("daemon-reload", check=True)
         if names:  # not restart, which leaves a unit running where it is if its tunnel fails
             systemctl("stop", *names, check=True)
+            systemctl("reset-failed", *names)  # one that was started too often would not start
             systemctl("start", "--no-block", *names, check=True)
     except BaseException:
         for path, content in former.items():

@@ -211,9 +211,10 @@ def write_units() -> None:
 
 
 class Now:
-    """Where the processes of all units are, and what the stand-ins have printed last."""
+    """Where the processes of all units are, what the stand-ins have printed last, and who listens in a namespace."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.listening = shell(f"{f'ip netns exec {name}' if name else ''} ss -Hltn")
         units = [f"{unit}.service" for unit in (*DEBIAN, *SHAPES)]
         blocks = shell(f"systemctl show -p Id,MainPID,ControlGroup {shlex.join(units)}").strip().split("\n\n")
         rows = [dict(line.split("=", 1) for line in block.splitlines()) for block in blocks]
@@ -255,19 +256,14 @@ class Table:
         address, client = (f"10.64.1.{TUNNELS[name]}", ["ip", "netns", "exec", "far"]) if name else ("127.0.0.1", [])
         code = f"import socket; socket.create_connection(('{address}', 8000), 20)"
         subprocess.run([*client, "python3", "-c", code], check=False)
-        now = Now()
+        now = Now(name)
         for _time in range(20):
             late = [unit for unit in SHAPES if now.reports.get(unit, {}).get("namespace") != inode]
-            if not late and all(self.listens(name, port) for port in DEBIAN.values()):
+            if not late and all(f":{port} " in now.listening for port in DEBIAN.values()):
                 break
             time.sleep(2)
-            now = Now()
+            now = Now(name)
         return now
-
-    @staticmethod
-    def listens(name: str, port: int) -> bool:
-        """Whether somebody in the namespace does on the port."""
-        return f":{port} " in shell(f"{f'ip netns exec {name}' if name else ''} ss -Hltn")
 
     def where(self, name: str, now: Now, unit: str) -> str:
         """Whether a unit is in the tunnel's namespace, or in the host, with all that it should have there."""
@@ -275,7 +271,7 @@ class Table:
         if unit in DEBIAN:
             if now.namespaces[unit] != {inode}:
                 return f"is in {now.namespaces[unit]}"
-            return "yes" if self.listens(name, DEBIAN[unit]) else f"port {DEBIAN[unit]} is closed"
+            return "yes" if f":{DEBIAN[unit]} " in now.listening else f"port {DEBIAN[unit]} is closed"
         found = now.reports.get(unit, {}).get("namespace")
         processes = now.namespaces[unit] - {inode}
         return "yes" if found == inode and not processes else f"was in {found}"
@@ -377,7 +373,8 @@ def table() -> Table:
 def test_one_command(unit: str, table: Table, record_property: Callable[[str, object], None]) -> None:
     """The unit is confined, moved and released by one command each, and works where it is."""
     row = table.rows[unit]
-    record_property("confined", tuple(row.get(column, "") for column in COLUMNS))
+    label = f"{unit} as {NAMES[unit]}" if unit in NAMES else unit
+    record_property("confined", (label, *(row.get(column, "") for column in COLUMNS[1:])))
     wrong = {column: words for column, words in row.items() if words not in ("yes", "-")}
     assert set(wrong) <= {"unit", "needed besides"}, wrong
 
@@ -474,16 +471,23 @@ def test_what_is_left_as_it_is(setting: str, echo: str) -> None:
 
 @pytest.mark.parametrize("restart", ["no", "always"])
 def test_a_service_that_does_not_run_confined(restart: str, echo: str) -> None:
-    """It stays down and confined, others are confined all the same, and the command of the hint takes it back."""
+    """It stays down and confined, others are confined all the same, and the command of the hint takes it back.
+
+    Confined again with what it needs, it starts.
+    """
     Path("/run/needed").touch()
     script = "sh -c 'test -e /run/needed || exit 3; exec sleep infinity'"
     unit("echo-two.service", f"DynamicUser=yes\nRestart={restart}\nExecStart={script}")
     systemctl("start", "echo-two")
     done = wgns("confine", "demo", "echo-two", echo)
-    assert (done.returncode, confined(), confined("echo-two.service")) == (1, "demo", "")
+    assert (done.returncode, confined()) == (1, "demo")
+    assert restart == "always" or state("echo-two.service") == "failed"
     assert "echo-two.service is confined, but does not stay up: " in done.stderr
     assert "hint: journalctl -eu echo-two.service has its messages" in done.stderr
     way = re.findall(r"; wgns (release --restart \S+) ", done.stderr)[0]
+    if restart == "always":
+        assert wgns("confine", "demo", "echo-two", "--allow", "/run/needed").returncode == 0
+        assert confined("echo-two.service") == "demo"
     assert wgns(*way.split()).returncode == 0
     assert confined("echo-two.service") == "host"
 
