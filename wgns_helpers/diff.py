@@ -110,8 +110,6 @@ def _removals(index: int, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
             yield netlink.address(index, *address, remove=True)
     if wanted.mtu != now.mtu and 0 < wanted.mtu < IPV6_MINIMUM:
         yield netlink.set_link(index, mtu=wanted.mtu)
-    if wanted.alias != now.alias:
-        yield netlink.set_link(index, alias=wanted.alias)
 
 
 def _routes(one: Tunnel, other: Tunnel) -> list[Route]:

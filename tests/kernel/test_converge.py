@@ -250,17 +250,6 @@ def test_an_endpoint_that_is_not_configured_is_left_alone(tunnel: str) -> None:
     assert endpoint() == "192.0.2.2:51820"
 
 
-def test_the_alias_of_former_versions_goes(tunnel: str) -> None:
-    """wg-up does not set one any more; somebody else's stays."""
-    shell("ip -n wg link set wg alias 'wg-up AbCd'")
-    assert run("wg-up", "--dry-run").stdout == "remove the note that an earlier wg-up left on it\n"
-    assert up() == NOTHING.replace(": nothing to change", " now: remove the note that an earlier wg-up left on it")
-    assert "ifalias" not in data("-n wg link show wg")[0]
-    shell("ip -n wg link set wg alias 'my own'")
-    assert up() == NOTHING
-    assert data("-n wg link show wg")[0]["ifalias"] == "my own"
-
-
 def test_a_failure_half_way_restores(tunnel: str) -> None:
     """The port is taken, for real: the mark, which the kernel has set by then, is taken back, and traffic goes on."""
     before = snapshot(), shell("ip netns exec wg wg showconf wg"), wg("latest-handshakes")
