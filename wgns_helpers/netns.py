@@ -116,10 +116,15 @@ def processes() -> tuple[dict[Identity, list[int]], int]:
     return members, hidden
 
 
-def comm(process: int) -> str:
+def comm(process: int | str) -> str:
     """The name of a process (proc_pid_comm(5)), "" if it has ended."""
+    return text(f"/proc/{process}/comm")
+
+
+def text(path: str) -> str:
+    """The text of a small file below /proc without blanks around it, "" if it cannot be read."""
     try:
-        with open(f"/proc/{process}/comm", encoding="utf-8", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip()
     except OSError:
         return ""
