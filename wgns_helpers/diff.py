@@ -25,18 +25,21 @@ def diff(now: Tunnel, wanted: Tunnel, device: Device, names: dict[bytes, str]) -
     be restored is still present. Only routes of wg-up are removed. The listen port stays if 0 is wanted, an endpoint
     stays if None is wanted or if it is one of the addresses of the wanted name.
     """
+    kept = {peer.public_key for peer in wanted.peers}
+    gone = [peer.public_key for peer in now.peers if peer.public_key not in kept]
+    former = (part for key in gone for part in wireguard.peer(_name(key, names), key, wireguard.REMOVE))
     return [
         *wireguard.settings(device, now, wanted),
         *wireguard.peers(device, _peers(now, wanted, names)),
         *_additions(device.ifindex, now, wanted),
-        *wireguard.peers(device, _former_peers(now, wanted, names)),
+        *wireguard.peers(device, former),  # after all additions: their sessions cannot be restored
         *_removals(device.ifindex, now, wanted),
     ]
 
 
 def words(requests: Iterable[Request]) -> list[str]:
     """What the requests do, without repetition."""
-    return list(dict.fromkeys(line for request in requests for line in request.words()))
+    return list(dict.fromkeys(line for request in requests for line in request.lines))
 
 
 def listed(lines: list[str]) -> str:
@@ -71,13 +74,6 @@ def _is_at(peer: Peer, endpoint: Endpoint | None) -> bool:
     """Whether the present peer's endpoint may stay."""
     places = [place.sockaddr() for place in endpoint.places()] if endpoint else []
     return not endpoint or (peer.endpoint or NOWHERE).sockaddr() in places
-
-
-def _former_peers(now: Tunnel, wanted: Tunnel, names: dict[bytes, str]) -> Iterator[wireguard.Part]:
-    """Remove peers, after all additions: their sessions cannot be restored."""
-    kept = {peer.public_key for peer in wanted.peers}
-    for key in [peer.public_key for peer in now.peers if peer.public_key not in kept]:
-        yield from wireguard.peer(_name(key, names), key, wireguard.REMOVE)
 
 
 def _name(key: bytes, names: dict[bytes, str]) -> str:

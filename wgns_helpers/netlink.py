@@ -16,10 +16,8 @@ from .errors import Failure, system_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from typing import Self
-
-    Lines = Sequence[Callable[[], str]]
 
 socket = _socket  # for all modules: the C module underneath socket, whose enumerations cost 9 ms at every start
 NETLINK_ROUTE, NETLINK_GENERIC = 0, 16
@@ -41,19 +39,15 @@ _BATCH = 64  # requests in one datagram; the answers to all of them must fit int
 
 
 class Request:
-    """A message to the kernel: its socket (`protocol`), its bytes, and its words for errors and --dry-run."""
+    """A message to the kernel: its socket (`protocol`) and bytes; `what` it does, for errors, and that line by line."""
 
     __slots__ = ("body", "flags", "kind", "lines", "protocol", "what")
 
     def __init__(
-        self, what: str, kind: int, body: bytes, flags: int = 0, protocol: int = NETLINK_ROUTE, lines: Lines = ()
+        self, what: str, kind: int, body: bytes, flags: int = 0, protocol: int = NETLINK_ROUTE, *lines: str
     ) -> None:
         self.what, self.kind, self.body, self.flags = what, kind, body, flags
-        self.protocol, self.lines = protocol, lines
-
-    def words(self) -> list[str]:
-        """What the request does, line by line and without keys; made only now, for they can be many."""
-        return [line() for line in self.lines] or [self.what]
+        self.protocol, self.lines = protocol, lines or (what,)
 
     def pack(self, sequence: int) -> bytes:
         """The message with its header; `sequence` numbers the request, the kernel's answer carries it."""

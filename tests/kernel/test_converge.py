@@ -131,8 +131,8 @@ def test_dry_run_shows_the_differences(tunnel: str) -> None:
     assert shown.stdout.splitlines() == [
         "fwmark 0x10",
         "listen port 40009",
-        "peer 1: allowed IPs 0.0.0.0/0, 10.9.0.0/16, preshared key (not shown)",
-        "peer 2: allowed IPs 10.99.0.0/16, persistent keepalive 25",
+        "peer 1: preshared key (not shown), allowed IPs 0.0.0.0/0, 10.9.0.0/16",
+        "peer 2: persistent keepalive 25, allowed IPs 10.99.0.0/16",
         "address fd64::3/128",
         "route 10.9.0.0/16",
         "route 10.99.0.0/16",
