@@ -91,36 +91,28 @@ def _warn_of_others(link: Link, namespace: str) -> None:
 
 
 def _converge(link: Link, former: Tunnel | None, tunnel: Tunnel) -> list[netlink.Request]:
-    """Send what differs until nothing does, and return the requests. A new link is not read again."""
-    now = former or NOTHING
+    """Send what differs until nothing does, and return the requests. A new link is not read again.
+
+    The kernel ignores a peer with the link's own public key. Only it computes that key, so the private key goes first.
+    """
+    now, names = former or NOTHING, tunnel.names()
+    own = now.public_key if now.private_key == tunnel.private_key else b""
     sent: list[netlink.Request] = []
     for _ in range(_ROUNDS):
-        requests = _send(link, now, tunnel)
+        requests = diff(now, tunnel, link.device(), names)
+        for batch in netlink.batches(requests):
+            if own in names:
+                text = f"{names[own]} has this interface's own public key"
+                raise ConfigError(text, "PublicKey= takes the key of the other side")
+            signals.check()
+            link.run(batch)
+            own = own or link.read()[0].public_key
         sent += requests
         if not requests or not former:
             return sent
         now, _ = present.read(link)
     text = f'"{link.name}" does not become as configured: {listed(words(requests))}'
     raise Failure(text, "does another program change it?")
-
-
-def _send(link: Link, now: Tunnel, tunnel: Tunnel) -> list[netlink.Request]:
-    """Send the requests that turn `now` into `tunnel`, and return them.
-
-    The kernel ignores a peer with the link's own public key. Only it computes that key, so the private key goes first.
-    """
-    requests = diff(now, tunnel, link.device(), tunnel.names())
-    new_key = int(now.private_key != tunnel.private_key)
-    for batch in netlink.batches(requests[:new_key]):
-        link.run(batch)
-    own = link.read()[0].public_key if new_key else now.public_key
-    if own in tunnel.names():
-        text = f"{tunnel.names()[own]} has this interface's own public key"
-        raise ConfigError(text, "PublicKey= takes the key of the other side")
-    for batch in netlink.batches(requests[new_key:]):
-        signals.check()
-        link.run(batch)
-    return requests
 
 
 def _restore(link: Link, former: Tunnel, names: dict[bytes, str]) -> None:
@@ -214,11 +206,8 @@ def _set(link: Link, tunnel: Tunnel, fields: dict[bytes, dict[str, Any]]) -> Non
 
 def _has_ipv6() -> bool:
     """Whether a new link in this namespace takes IPv6 addresses (ipv6.disable=1, sysctl disable_ipv6)."""
-    try:
-        with open("/proc/sys/net/ipv6/conf/default/disable_ipv6", "rb") as value:
-            return value.read().strip() == b"0"
-    except OSError:
-        return os.path.exists("/proc/self/net/if_inet6")  # /proc/sys can be hidden (ProcSubset=)
+    disabled = netns.text("/proc/sys/net/ipv6/conf/default/disable_ipv6")
+    return disabled == "0" if disabled else os.path.exists("/proc/self/net/if_inet6")  # ProcSubset= hides /proc/sys
 
 
 def possible(tunnel: Tunnel, namespace: str) -> Tunnel:
