@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "tunnel": "errors netlink",
     "config": "errors netlink tunnel",
     "resolve": "errors netlink signals tunnel",
-    "netns": "errors",
+    "netns": "errors netlink",
     "netlink": "errors",
     "wireguard": "errors netlink netns tunnel",
     "present": "errors netlink tunnel wireguard",

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from .wireguard import Device
 
 NOTHING = Tunnel(b"", up=False)  # what a new link has
-_LISTED = 20  # words in one message
 
 
 def diff(now: Tunnel, wanted: Tunnel, device: Device, names: dict[bytes, str]) -> list[Request]:
@@ -40,12 +39,6 @@ def diff(now: Tunnel, wanted: Tunnel, device: Device, names: dict[bytes, str]) -
 def words(requests: Iterable[Request]) -> list[str]:
     """What the requests do, without repetition."""
     return list(dict.fromkeys(line for request in requests for line in request.lines))
-
-
-def listed(lines: list[str]) -> str:
-    """The lines in one, the first of them where there are many."""
-    more = [f"{len(lines) - _LISTED} more"] * (len(lines) > _LISTED)
-    return "; ".join(lines[:_LISTED] + more)
 
 
 def _peers(now: Tunnel, wanted: Tunnel, names: dict[bytes, str]) -> Iterator[wireguard.Part]:

@@ -7,11 +7,9 @@ import os
 import stat
 
 from . import dns_files, netlink, netns, signals
-from .errors import Failure, PermissionRefusedError, TryAgainError, say, say_absent, warn
+from .errors import Failure, PermissionRefusedError, TryAgainError, listed, say, say_absent, warn
 from .signals import Lock
 
-_LOOPBACK = 1  # index of lo in every namespace (LOOPBACK_IFINDEX of the kernel)
-_LISTED = 10  # processes named in a warning
 _FOLDER_PATIENCE = 5.0  # seconds
 # The sysctls that are off, for all present and later links
 _OFF = {
@@ -53,8 +51,8 @@ def _attach(name: str, *, new: bool) -> None:
     if new:
         netns.call("unshare", netns.CLONE_NEWNET)
         with netlink.Socket() as socket:
-            socket.run([netlink.set_link(_LOOPBACK, up=True)])
-    elif links := _foreign_links():
+            socket.run([netlink.set_link(1, up=True)])  # lo: LOOPBACK_IFINDEX of the kernel
+    elif links := netns.foreign_links():
         problem = f"this network namespace has other links than lo ({', '.join(links)}): does one lead outside?"
         hint = "only a namespace with nothing but lo is given a name; PrivateNetwork=true makes one"
         raise PermissionRefusedError(problem, hint)
@@ -91,13 +89,9 @@ def _write_sysctls() -> None:
     values["/proc/sys/net/ipv4/ping_group_range"] = "0 2147483647"
     for path, value in values.items():
         try:
-            with open(path, encoding="utf-8") as file:
-                present = file.read()
-            if present.split() != value.split():
+            if os.path.exists(path) and netns.text(path).split() != value.split():
                 with open(path, "w", encoding="utf-8") as file:
                     file.write(value)
-        except FileNotFoundError:  # this kernel has no such setting
-            continue
         except OSError as error:
             problem = f'{path} cannot be set to "{value}": {(error.strerror or "").lower()}'
             hint = "is /proc/sys read-only (ProtectKernelTunables=, a container), or CAP_NET_ADMIN missing?"
@@ -195,16 +189,10 @@ def _inside(name: str, pinned: netns.Identity) -> str:
     """The processes and links in a namespace, without this process and lo."""
     numbers = [number for number in netns.processes()[0].get(pinned, ()) if number != os.getpid()]
     processes = [f"{comm} ({number})" for number in numbers if (comm := netns.comm(number))]
-    users = processes[:_LISTED] + ["more processes"] * (len(processes) > _LISTED)
     try:
         if pinned != netns.own():
             netns.enter(netns.open_namespace(name))
-        users += [f"link {link}" for link in _foreign_links()]
+        links = [f"link {link}" for link in netns.foreign_links()]
     except Failure:
-        pass  # this process may not enter
-    return ", ".join(users)
-
-
-def _foreign_links() -> list[str]:
-    """The links of this process's network namespace that the kernel has not made with it."""
-    return [name for _, name in netlink.socket.if_nameindex() if name not in netns.LOCAL_LINKS]
+        links = []  # this process may not enter
+    return listed(links + processes)

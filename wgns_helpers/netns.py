@@ -6,6 +6,7 @@ import fcntl
 import os
 
 from .errors import Failure, MissingError, PermissionRefusedError, UsageError, say, shown, system_error
+from .netlink import socket
 
 DIRECTORY = "/run/netns"
 
@@ -49,6 +50,11 @@ def checked_link(name: str) -> str:
         problem = f"{shown(name)} cannot be an interface's name"
         raise UsageError(problem, 'at most 15 characters, no colon; "lo", "all" and "default" are taken')
     return name
+
+
+def foreign_links() -> list[str]:
+    """The links of this process's network namespace that the kernel has not made with it."""
+    return [name for _, name in socket.if_nameindex() if name not in LOCAL_LINKS]
 
 
 def in_unit() -> bool:
@@ -139,10 +145,8 @@ def open_namespace(name: str) -> int:
             raise MissingError(problem, f"was it pinned where this mount cannot be seen? {PRIVATE_MOUNTS_HINT}")
         descriptor = os.open(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
-        names = sorted(os.listdir(DIRECTORY))[:10] if os.path.isdir(DIRECTORY) else []
-        hint = (
-            f"did you mean {', '.join(names)}? netns-up {name} makes another" if names else f"netns-up {name} makes one"
-        )
+        names = ", ".join(sorted(os.listdir(DIRECTORY))[:10]) if os.path.isdir(DIRECTORY) else ""
+        hint = f"did you mean {names}? " * bool(names) + f"netns-up {name} makes one"
         raise MissingError(f'there is no network namespace "{name}"', hint) from None
     except OSError as error:
         raise system_error(path, error) from None

@@ -8,8 +8,8 @@ import time
 from binascii import crc32
 
 from . import dns_files, netlink, netns, present, signals, wg_down, wireguard
-from .diff import NOTHING, diff, listed, words
-from .errors import ConfigError, Failure, MissingError, PermissionRefusedError, TryAgainError, say, warn
+from .diff import NOTHING, diff, words
+from .errors import ConfigError, Failure, MissingError, PermissionRefusedError, TryAgainError, listed, say, warn
 from .resolve import ready
 from .signals import Lock
 from .tunnel import UNANSWERED
@@ -83,8 +83,7 @@ def _up(name: str, namespace: str, descriptor: int, tunnel: Tunnel, patience: fl
 
 def _warn_of_others(link: Link, namespace: str) -> None:
     """Name the links by which a service could get past the tunnel, also those that are down."""
-    names = [name for _, name in netlink.socket.if_nameindex() if name not in netns.LOCAL_LINKS | {link.name}]
-    others = [name for name in names if netlink.read_link(link, name)[1] != wg_down.KIND]
+    others = [name for name in netns.foreign_links() if netlink.read_link(link, name)[1] != wg_down.KIND]
     if others:
         text = f'namespace "{namespace}" has other links ({", ".join(others)}): they may lead past the tunnel'
         warn(text, f"wgns check refuses services there; ip -n {namespace} link delete {others[0]}")
@@ -172,18 +171,17 @@ def _wait(link: Link, tunnel: Tunnel, seconds: float) -> None:
         return
     silent = [peer.public_key for peer in chosen if not peer.keepalive]
     places = {peer.public_key: peer.endpoint.places() for peer in chosen if peer.endpoint and peer.endpoint.others}
-    began = tried = time.monotonic()
-    turn = 0
+    began, turn = time.monotonic(), 0
     _set(link, tunnel, {key: {"keepalive": 1} for key in silent})
     try:
         while not _is_alive(link, chosen):
             signals.check()
-            now = time.monotonic()
-            if now - began > seconds:
+            waited = time.monotonic() - began
+            if waited > seconds:
                 asked = ", ".join(tunnel.names()[peer.public_key] for peer in chosen) or "no peer has an endpoint"
                 raise TryAgainError(f'"{link.name}": no handshake within {seconds:.0f} s ({asked})', UNANSWERED)
-            if now - tried > _RETRY:
-                turn, tried = turn + 1, now
+            if waited // _RETRY > turn:
+                turn += 1
                 _set(link, tunnel, {key: {"endpoint": each[turn % len(each)]} for key, each in places.items()})
             time.sleep(_LOOK)
     finally:
