@@ -65,7 +65,7 @@ def load(path: str, private_key_file: str = "") -> Tunnel:
     directory = os.path.dirname(path)
     names = interface.each("DNS", lambda value: (value, literal(value)))
     tunnel = Tunnel(
-        private_key=_private_key(interface, private_key_file, directory),
+        private_key=_secret(interface, "PrivateKey", directory, private_key_file, _credential("private-key")),
         listen_port=interface.one("ListenPort", lambda value: number(value, 0, 65535), 0),
         fwmark=interface.one("FwMark", fwmark, 0),
         addresses=interface.each("Address", lambda value: network(value, zeros=False)),
@@ -88,7 +88,11 @@ def load_endpoints(path: str) -> Tunnel:
 
 
 def _check(tunnel: Tunnel, interface: Section) -> None:
-    """Check what concerns more than one value."""
+    """Check what is missing, and what concerns more than one value."""
+    if not any(tunnel.private_key):
+        what = "the private key is all zeros, which means none" if tunnel.private_key else "no private key"
+        hint = "wg genkey makes one, for PrivateKey, PrivateKeyFile, --private-key or the credential private-key"
+        raise ConfigError(f"{interface.source}: {what}", hint)
     if not tunnel.peers:
         warn(f"{interface.source}: no [Peer]: nothing can go through this tunnel")
     if not tunnel.addresses:
@@ -121,15 +125,6 @@ def _peer(section: Section, directory: str) -> Peer:
         keepalive=section.one("PersistentKeepalive", lambda value: number(value.lower(), 0, 65535, off=0), 0),
         allowed_ips=allowed_ips,
     )
-
-
-def _private_key(interface: Section, option: str, directory: str) -> bytes:
-    private = _secret(interface, "PrivateKey", directory, option, _credential("private-key"))
-    if not any(private):
-        what = "the private key is all zeros, which means none" if private else "no private key"
-        hint = "wg genkey makes one, for PrivateKey, PrivateKeyFile, --private-key or the credential private-key"
-        raise ConfigError(f"{interface.source}: {what}", hint)
-    return private
 
 
 def _secret(section: Section, name: str, directory: str, option: str = "", credential: str = "") -> bytes:
@@ -280,8 +275,7 @@ def _add(section: Section | None, line: int, content: str) -> None:
         from difflib import get_close_matches
 
         if written in _AMNEZIA:
-            problem = f"{written} is a key of AmneziaWG, which WireGuard cannot talk to"
-            raise ValueError(problem, "ask the provider for a plain WireGuard file")
+            raise ValueError(f"{written} is a key of AmneziaWG", "ask the provider for a file for plain WireGuard")
         close = get_close_matches(written.lower()[:24], _SECTION_OF, 1)
         unknown = shown(written) if len(written) <= 24 else HIDDEN  # a longer one may be a part of a WireGuard key
         raise ValueError(f"unknown key {unknown}", f"did you mean {_SECTION_OF[close[0]][1]}?" if close else "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 
@@ -105,27 +104,21 @@ def _prepare_directory() -> None:
     takes it only for the first name, until it ends, and does not wait longer than ip(8) can need.
     """
     signals.make_folder(netns.DIRECTORY)
-    if _share_directory():
-        return
-    try:
-        signals.take(os.open(netns.DIRECTORY, os.O_RDONLY), netns.DIRECTORY, _FOLDER_PATIENCE)
-    except TryAgainError as error:
-        warn(f"{error}: going on without it")
-    if not _share_directory():
-        path = netns.DIRECTORY.encode()
-        netns.call("mount", path, path, b"none", netns.MS_BIND | netns.MS_REC, None)
-        _share_directory()
+    path = netns.DIRECTORY.encode()
+    if netns.DIRECTORY not in dict(_mounts("self")):
+        try:
+            signals.take(os.open(path, os.O_RDONLY), netns.DIRECTORY, _FOLDER_PATIENCE)
+        except TryAgainError as error:
+            warn(f"{error}: going on without it")
+        if netns.DIRECTORY not in dict(_mounts("self")):
+            netns.call("mount", path, path, b"none", netns.MS_BIND | netns.MS_REC, None)
+    netns.call("mount", b"", path, b"none", netns.MS_SHARED | netns.MS_REC, None)
 
 
-def _share_directory() -> bool:
-    """Make the mount on /run/netns a shared one; False where there is no mount yet."""
-    try:
-        netns.call("mount", b"", netns.DIRECTORY.encode(), b"none", netns.MS_SHARED | netns.MS_REC, None)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return False
-    return True
+def _mounts(process: str) -> list[tuple[str, str]]:
+    """The mount point and the root of each mount that a process sees: fields 5 and 4 in proc_pid_mountinfo(5)."""
+    with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="replace") as lines:
+        return [(fields[4], fields[3]) for fields in map(str.split, lines)]
 
 
 def _check_placeholder(path: str) -> None:
@@ -138,16 +131,12 @@ def _check_placeholder(path: str) -> None:
 def _check_mounts_of_pid1(path: str, namespace: netns.Identity | None, *, mounted: bool) -> None:
     """Raise `Failure` unless PID 1 has that namespace (None: any) mounted at `path`, or has not.
 
-    In proc_pid_mountinfo(5) field 4 is the root, 5 the mount point; in a chroot that has the chroot's path in front.
+    In a chroot, the mount points of PID 1 have the chroot's path in front.
     """
-    root = f"net:[{namespace[1]}]" if namespace else "net:["
-    with open("/proc/1/mountinfo", encoding="utf-8", errors="replace") as lines:
-        roots = [fields[3] for fields in map(str.split, lines) if fields[4].endswith(path)]
-    if any(each.startswith(root) for each in roots) != mounted:
-        raise PermissionRefusedError(
-            f"{path} is mounted differently inside and outside this process: the unit has a private mount namespace",
-            netns.PRIVATE_MOUNTS_HINT,
-        )
+    wanted = f"net:[{namespace[1]}]" if namespace else "net:["
+    if any(point.endswith(path) and root.startswith(wanted) for point, root in _mounts("1")) != mounted:
+        problem = f"{path} is mounted differently inside and outside this process: the unit has private mounts"
+        raise PermissionRefusedError(problem, netns.PRIVATE_MOUNTS_HINT)
 
 
 def _unmount(path: str) -> None:

@@ -18,7 +18,6 @@ from .wireguard import Link
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from .tunnel import Peer, Tunnel
 
@@ -101,8 +100,7 @@ def _converge(link: Link, former: Tunnel | None, tunnel: Tunnel) -> list[netlink
         requests = diff(now, tunnel, link.device(), names)
         for batch in netlink.batches(requests):
             if own in names:
-                text = f"{names[own]} has this interface's own public key"
-                raise ConfigError(text, "PublicKey= takes the key of the other side")
+                raise ConfigError(f"{names[own]} has this interface's own public key", "expected the other side's key")
             signals.check()
             link.run(batch)
             own = own or link.read()[0].public_key
@@ -171,35 +169,30 @@ def _wait(link: Link, tunnel: Tunnel, seconds: float) -> None:
         return
     silent = [peer.public_key for peer in chosen if not peer.keepalive]
     places = {peer.public_key: peer.endpoint.places() for peer in chosen if peer.endpoint and peer.endpoint.others}
-    began, turn = time.monotonic(), 0
-    _set(link, tunnel, {key: {"keepalive": 1} for key in silent})
+    names, began, turn = tunnel.names(), time.monotonic(), 0
+    for key in silent:
+        link.change(names[key], key, keepalive=1)
     try:
         while not _is_alive(link, chosen):
             signals.check()
             waited = time.monotonic() - began
             if waited > seconds:
-                asked = ", ".join(tunnel.names()[peer.public_key] for peer in chosen) or "no peer has an endpoint"
+                asked = ", ".join(names[peer.public_key] for peer in chosen) or "no peer has an endpoint"
                 raise TryAgainError(f'"{link.name}": no handshake within {seconds:.0f} s ({asked})', UNANSWERED)
             if waited // _RETRY > turn:
                 turn += 1
-                _set(link, tunnel, {key: {"endpoint": each[turn % len(each)]} for key, each in places.items()})
+                for key, each in places.items():
+                    link.change(names[key], key, endpoint=each[turn % len(each)])
             time.sleep(_LOOK)
     finally:
-        _set(link, tunnel, {key: {"keepalive": 0} for key in silent})
+        for key in silent:
+            link.change(names[key], key, keepalive=0)
     say(f'"{link.name}": handshake after {time.monotonic() - began:.1f} s')
 
 
 def _is_alive(link: Link, peers: list[Peer]) -> bool:
     _, sessions = link.read()
     return any(sessions[peer.public_key].alive(time.time()) for peer in peers if peer.public_key in sessions)
-
-
-def _set(link: Link, tunnel: Tunnel, fields: dict[bytes, dict[str, Any]]) -> None:
-    """Change some fields of peers, by their public keys."""
-    now, _ = link.read()
-    peers = tuple(peer._replace(**fields.get(peer.public_key, {})) for peer in now.peers)
-    for request in diff(now, now._replace(peers=peers), link.device(), tunnel.names()):
-        link.run([request])
 
 
 def _has_ipv6() -> bool:

@@ -14,6 +14,7 @@ from .tunnel import NOWHERE, Endpoint, NamedTuple, Network, Peer, Session, Tunne
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from typing import Any
 
     Part = tuple[str, bytes]  # of a request: what it changes of a peer, in words and encoded
 
@@ -46,6 +47,11 @@ class Link(Socket):
         """The device for messages; `MissingError` if the kernel has no WireGuard."""
         self._family = self._family or family(self)
         return Device(self.index, self._family)
+
+    def change(self, name: str, public_key: bytes, **fields: Any) -> None:  # noqa: ANN401  (those of `peer`)
+        """Change some fields of a present peer."""
+        for request in peers(self.device(), peer(name, public_key, UPDATE_ONLY, **fields)):
+            self.run([request])
 
     def read(self) -> tuple[Tunnel, dict[bytes, Session]]:
         """What WireGuard reports of the device: a tunnel without addresses and routes, and its peers' sessions.
