@@ -6,18 +6,16 @@ from binascii import b2a_base64
 
 from . import netlink, wireguard
 from .netlink import Request, socket
-from .tunnel import IPV6_MINIMUM, NOWHERE, Endpoint, Network, Peer, Route, Tunnel
+from .tunnel import IPV6_MINIMUM, NOWHERE, Network, Peer, Route, Tunnel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from .wireguard import Device
-
 NOTHING = Tunnel(b"", up=False)  # what a new link has
 
 
-def diff(now: Tunnel, wanted: Tunnel, device: Device, names: dict[bytes, str]) -> list[Request]:
+def diff(now: Tunnel, wanted: Tunnel, device: wireguard.Device, names: dict[bytes, str]) -> list[Request]:
     """The requests that turn `now` into `wanted`, which is resolved and as in the kernel; `names` are the peers'.
 
     Additions are first and removals last: other traffic goes on meanwhile, and after a failure everything that cannot
@@ -55,18 +53,13 @@ def _peers(now: Tunnel, wanted: Tunnel, names: dict[bytes, str]) -> Iterator[wir
         old = former or Peer(key, endpoint=NOWHERE)
         anew = not former or bool(set(old.allowed_ips) - set(peer.allowed_ips) - moved)
         preshared_key = peer.preshared_key if peer.preshared_key != old.preshared_key else None
-        endpoint = peer.endpoint if not _is_at(old, peer.endpoint) else None
+        places = [place.sockaddr() for place in peer.endpoint.places()] if peer.endpoint else []
+        endpoint = peer.endpoint if (old.endpoint or NOWHERE).sockaddr() not in places else None
         keepalive = peer.keepalive if peer.keepalive != old.keepalive else None
         allowed_ips = tuple(network for network in peer.allowed_ips if anew or network in moved)
         flags = (wireguard.UPDATE_ONLY if former else 0) | (wireguard.REPLACE_ALLOWED_IPS if anew else 0)
         if anew or allowed_ips or endpoint or (preshared_key, keepalive) != (None, None):
             yield from wireguard.peer(name, key, flags, preshared_key, endpoint, keepalive, allowed_ips)
-
-
-def _is_at(peer: Peer, endpoint: Endpoint | None) -> bool:
-    """Whether the present peer's endpoint may stay."""
-    places = [place.sockaddr() for place in endpoint.places()] if endpoint else []
-    return not endpoint or (peer.endpoint or NOWHERE).sockaddr() in places
 
 
 def _name(key: bytes, names: dict[bytes, str]) -> str:

@@ -28,7 +28,7 @@ def up(name: str) -> None:
         problem = "this unit is in the host's network namespace, which is never given a name"
         raise PermissionRefusedError(problem, "the unit lacks PrivateNetwork=true, or the kernel refused it")
     if os.statvfs("/run").f_flag & os.ST_RDONLY:  # ProtectSystem=strict
-        raise PermissionRefusedError("/run is read-only: others would not see the name", netns.PRIVATE_MOUNTS_HINT)
+        raise PermissionRefusedError("/run is read-only: others would not see the name", netns.MOUNTS_HINT)
     signals.hold()
     with Lock(name):
         pinned, own = netns.pinned(name), netns.own()
@@ -136,7 +136,7 @@ def _check_mounts_of_pid1(path: str, namespace: netns.Identity | None, *, mounte
     wanted = f"net:[{namespace[1]}]" if namespace else "net:["
     if any(point.endswith(path) and root.startswith(wanted) for point, root in _mounts("1")) != mounted:
         problem = f"{path} is mounted differently inside and outside this process: the unit has private mounts"
-        raise PermissionRefusedError(problem, netns.PRIVATE_MOUNTS_HINT)
+        raise PermissionRefusedError(problem, netns.MOUNTS_HINT)
 
 
 def _unmount(path: str) -> None:

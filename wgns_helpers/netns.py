@@ -19,10 +19,8 @@ _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 # (net.core.fb_tunnels_only_for_init_net). None of them can be moved, so none leads out of its namespace.
 LOCAL_LINKS = {"lo", "sit0", "tunl0", "ip6tnl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6gre0"}
 
-PRIVATE_MOUNTS_HINT = (
-    "set PrivateMounts=false in the unit, and none of PrivateTmp=, ProtectSystem=, ProtectHome=, ReadWritePaths=, "
-    "BindPaths=, which imply private mounts"
-)
+# These settings imply private mounts, and others like ReadWritePaths=
+MOUNTS_HINT = "set PrivateMounts=false in the unit, and none of PrivateTmp=, ProtectSystem=, ProtectHome=, BindPaths="
 
 # What tells one namespace from another: device and inode number of its nsfs file (namespaces(7))
 Identity = tuple[int, int]
@@ -142,7 +140,7 @@ def open_namespace(name: str) -> int:
     try:
         if os.stat(path).st_dev != own()[0]:  # all of nsfs is one device; a symlink to a namespace will do
             problem = f'"{path}" is no network namespace: nothing is mounted on it'
-            raise MissingError(problem, f"was it pinned where this mount cannot be seen? {PRIVATE_MOUNTS_HINT}")
+            raise MissingError(problem, f"was it pinned where this mount cannot be seen? {MOUNTS_HINT}")
         descriptor = os.open(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
         names = ", ".join(sorted(os.listdir(DIRECTORY))[:10]) if os.path.isdir(DIRECTORY) else ""

@@ -7,14 +7,13 @@ from struct import pack
 from . import netlink
 from .errors import MissingError
 from .netlink import socket
-from .tunnel import Network, Route
+from .tunnel import Network, Route, Session, Tunnel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from .tunnel import Session, Tunnel
     from .wireguard import Link
 
 _UNICAST, _KERNEL_LL = 1, 3  # RTN_UNICAST; IFAPROT_KERNEL_LL: a link-local address that nobody configured

@@ -12,14 +12,12 @@ from .diff import NOTHING, diff, words
 from .errors import ConfigError, Failure, MissingError, PermissionRefusedError, TryAgainError, listed, say, warn
 from .resolve import ready
 from .signals import Lock
-from .tunnel import UNANSWERED
+from .tunnel import UNANSWERED, Peer, Tunnel
 from .wireguard import Link
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from .tunnel import Peer, Tunnel
 
 _ROUNDS = 4  # one change can bring along another: with an IPv4 address go the others of its network
 _RETRY = 5.3  # seconds after which the kernel tries a handshake again (REKEY_TIMEOUT and its jitter)
@@ -141,10 +139,8 @@ def _create(outside: netlink.Socket, link: Link, namespace: str, descriptor: int
     signals.check()
     try:
         outside.run([netlink.create_link(link.name, wg_down.KIND, link.index, descriptor)])
-    except netlink.KernelRefusedError as error:
+    except netlink.KernelRefusedError:
         link.index = 0  # nothing to undo
-        if error.errno == errno.EEXIST and wg_down.existing(link, link.name, namespace):
-            raise Failure(f'another process has just created "{link.name}" in namespace "{namespace}"') from None
         raise
 
 
@@ -229,8 +225,7 @@ def plan(name: str, namespace: str, tunnel: Tunnel) -> list[str]:
         with netns.Inside(descriptor), Link(name, index) as link:
             steps = differences(link, namespace, present.read(link)[0], tunnel)
         return steps or [f'"{name}" in namespace "{namespace}" is as configured: nothing to change']
-    created = netlink.create_link(name, wg_down.KIND, 0, 0).what
-    steps = [f'{created} in namespace "{namespace}", its UDP socket in this one']
+    steps = [f'link "{name}", {wg_down.KIND} in namespace "{namespace}", its UDP socket in this one']
     steps += words(diff(NOTHING, tunnel.as_in_kernel(), wireguard.Device(), tunnel.names()))
     steps += [] if tunnel.mtu else ["mtu from the route to the endpoint"]
     return steps + list(map(str, dns_files.diff(namespace, name, tunnel)))
