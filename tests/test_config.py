@@ -268,7 +268,7 @@ def test_ten_thousand_peers(tmp_path: Path) -> None:
 def test_any_text_is_read_or_refused(text: str) -> None:
     """Whatever stands in the file, the outcome is sections or a refusal in one line, without anything like a key."""
     try:
-        config.sections(config.decode((MINIMAL + text).encode(), "wg.conf"), "wg.conf")
+        config.sections((MINIMAL + text).encode(), "wg.conf")
     except Failure as failure:
         said = f"{failure}; {failure.hint}"
     else:
@@ -286,7 +286,7 @@ lines = st.sampled_from(
 def test_any_order_of_lines_is_read_or_refused(chosen: list[str]) -> None:
     """Known lines in any order end in sections or in one line, and never lose a peer."""
     try:
-        _, peers = config.sections("\n".join(chosen), "wg.conf")
+        _, peers = config.sections("\n".join(chosen).encode(), "wg.conf")
     except Failure as failure:
         assert_no_key(str(failure) + failure.hint)
     else:

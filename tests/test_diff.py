@@ -137,7 +137,7 @@ def kept(now: Tunnel, wanted: Tunnel) -> Tunnel:
 
 def is_removal(request: netlink.Request) -> bool:
     """Whether the request only takes something away."""
-    return all(line.startswith("remove ") for line in request.words())
+    return all(line.startswith("remove ") for line in request.lines)
 
 
 @given(tunnels(present=True), tunnels(present=False))

@@ -59,13 +59,13 @@ def load(path: str, private_key_file: str = "") -> Tunnel:
             data, readable = file.read(_SIZE_LIMIT + 1), False
     else:
         data, readable = _read(path, missing_hint(path))
-    interface, peers = sections(decode(data, source), source)
+    interface, peers = sections(data, source)
     if readable and any({"PrivateKey", "PresharedKey"} & section.items.keys() for section in (interface, *peers)):
         warn(f"{source} holds a key and can be read by every user", f"chmod 600 {source}")
     directory = os.path.dirname(path)
     names = interface.each("DNS", lambda value: (value, literal(value)))
     tunnel = Tunnel(
-        private_key=_private_key(interface, private_key_file, directory),
+        private_key=_secret(interface, "PrivateKey", directory, private_key_file, _credential("private-key")),
         listen_port=interface.one("ListenPort", lambda value: number(value, 0, 65535), 0),
         fwmark=interface.one("FwMark", fwmark, 0),
         addresses=interface.each("Address", lambda value: network(value, zeros=False)),
@@ -82,13 +82,17 @@ def load(path: str, private_key_file: str = "") -> Tunnel:
 def load_endpoints(path: str) -> Tunnel:
     """The peers of the file `path`, by public key and endpoint alone: reads no secret. Raises what `load` raises."""
     data, _ = _read(path)
-    _, peers = sections(decode(data, path), path)
+    _, peers = sections(data, path)
     found = (Peer(peer.one("PublicKey", key, b""), endpoint=peer.one("Endpoint", endpoint, None)) for peer in peers)
     return Tunnel(b"", peers=tuple(found))
 
 
 def _check(tunnel: Tunnel, interface: Section) -> None:
-    """Check what concerns more than one value."""
+    """Check what is missing, and what concerns more than one value."""
+    if not any(tunnel.private_key):
+        what = "the private key is all zeros, which means none" if tunnel.private_key else "no private key"
+        hint = "wg genkey makes one, for PrivateKey, PrivateKeyFile, --private-key or the credential private-key"
+        raise ConfigError(f"{interface.source}: {what}", hint)
     if not tunnel.peers:
         warn(f"{interface.source}: no [Peer]: nothing can go through this tunnel")
     if not tunnel.addresses:
@@ -123,15 +127,6 @@ def _peer(section: Section, directory: str) -> Peer:
     )
 
 
-def _private_key(interface: Section, option: str, directory: str) -> bytes:
-    private = _secret(interface, "PrivateKey", directory, option, _credential("private-key"))
-    if not any(private):
-        what = "the private key is all zeros, which means none" if private else "no private key"
-        hint = "wg genkey makes one, for PrivateKey, PrivateKeyFile, --private-key or the credential private-key"
-        raise ConfigError(f"{interface.source}: {what}", hint)
-    return private
-
-
 def _secret(section: Section, name: str, directory: str, option: str = "", credential: str = "") -> bytes:
     """The key `name`: from the file `option`, from the section or the file that it names, from the file `credential`.
 
@@ -142,7 +137,15 @@ def _secret(section: Section, name: str, directory: str, option: str = "", crede
     if value and named:
         raise section.error(f"{name}File", 0, f"there is a {name} too; keep one of the two")
     path = option or named or ("" if value else credential)
-    return _key_file(path) if path else value
+    if not path:
+        return value
+    data, readable = _read(path)
+    if readable:
+        warn(f"{path} can be read by every user", f"chmod 600 {path}")
+    try:
+        return key(data.decode("ascii", "replace").strip())
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _read(path: str, hint: str = "") -> tuple[bytes, bool]:
@@ -176,16 +179,6 @@ def _credential(name: str) -> str:
     return path if "CREDENTIALS_DIRECTORY" in os.environ and os.path.exists(path) else ""
 
 
-def _key_file(path: str) -> bytes:
-    data, readable = _read(path)
-    if readable:
-        warn(f"{path} can be read by every user", f"chmod 600 {path}")
-    try:
-        return key(data.decode("ascii", "replace").strip())
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from None
-
-
 class Section:
     """One section: the values of each key, and the line of each value."""
 
@@ -214,22 +207,17 @@ class Section:
         return self.each(key, convert)[0] if self.items.get(key) else default
 
 
-def decode(data: bytes, source: str) -> str:
-    """The text of a file; only comments may have other characters than ASCII. `ConfigError` for too large a file."""
+def sections(data: bytes, source: str) -> tuple[Section, list[Section]]:
+    """The sections as wgconfig gives them back: [Interface] and each [Peer]. Only comments may be other than ASCII."""
     if data.startswith(b"\xef\xbb\xbf"):
         raise ConfigError(f"{source}:1: a byte order mark", "save the file as UTF-8 without BOM")
     if len(data) > _SIZE_LIMIT:
         raise ConfigError(f"{source}: more than {_SIZE_LIMIT} bytes, which no configuration has")
-    return data.decode(errors="replace")
-
-
-def sections(text: str, source: str) -> tuple[Section, list[Section]]:
-    """The sections as wgconfig gives them back: [Interface] and each [Peer]."""
     try:
         from wgconfig import WGConfig
     except ImportError:
         raise MissingError("the Python package wgconfig is missing", "pip install wgconfig") from None
-    interface, peers = _normalized(text, source)
+    interface, peers = _normalized(data.decode(errors="replace"), source)
     reader = WGConfig(keyattr="Line")  # by PublicKey it would forget the first of two peers
     reader.read_from_fileobj(StringIO("".join(line for section in (interface, *peers) for line in section.text)))
     read = [reader.get_interface(), *reader.get_peers(keys_only=False).values()]
@@ -287,8 +275,7 @@ def _add(section: Section | None, line: int, content: str) -> None:
         from difflib import get_close_matches
 
         if written in _AMNEZIA:
-            problem = f"{written} is a key of AmneziaWG, which WireGuard cannot talk to"
-            raise ValueError(problem, "ask the provider for a plain WireGuard file")
+            raise ValueError(f"{written} is a key of AmneziaWG", "ask the provider for a file for plain WireGuard")
         close = get_close_matches(written.lower()[:24], _SECTION_OF, 1)
         unknown = shown(written) if len(written) <= 24 else HIDDEN  # a longer one may be a part of a WireGuard key
         raise ValueError(f"unknown key {unknown}", f"did you mean {_SECTION_OF[close[0]][1]}?" if close else "")

@@ -6,43 +6,37 @@ from binascii import b2a_base64
 
 from . import netlink, wireguard
 from .netlink import Request, socket
-from .tunnel import IPV6_MINIMUM, NOWHERE, Endpoint, Network, Peer, Route, Tunnel
+from .tunnel import IPV6_MINIMUM, NOWHERE, Network, Peer, Route, Tunnel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from .wireguard import Device
-
 NOTHING = Tunnel(b"", up=False)  # what a new link has
-_LISTED = 20  # words in one message
 
 
-def diff(now: Tunnel, wanted: Tunnel, device: Device, names: dict[bytes, str]) -> list[Request]:
+def diff(now: Tunnel, wanted: Tunnel, device: wireguard.Device, names: dict[bytes, str]) -> list[Request]:
     """The requests that turn `now` into `wanted`, which is resolved and as in the kernel; `names` are the peers'.
 
     Additions are first and removals last: other traffic goes on meanwhile, and after a failure everything that cannot
     be restored is still present. Only routes of wg-up are removed. The listen port stays if 0 is wanted, an endpoint
     stays if None is wanted or if it is one of the addresses of the wanted name.
     """
+    kept = {peer.public_key for peer in wanted.peers}
+    gone = [peer.public_key for peer in now.peers if peer.public_key not in kept]
+    former = (part for key in gone for part in wireguard.peer(_name(key, names), key, wireguard.REMOVE))
     return [
         *wireguard.settings(device, now, wanted),
         *wireguard.peers(device, _peers(now, wanted, names)),
         *_additions(device.ifindex, now, wanted),
-        *wireguard.peers(device, _former_peers(now, wanted, names)),
+        *wireguard.peers(device, former),  # after all additions: their sessions cannot be restored
         *_removals(device.ifindex, now, wanted),
     ]
 
 
 def words(requests: Iterable[Request]) -> list[str]:
     """What the requests do, without repetition."""
-    return list(dict.fromkeys(line for request in requests for line in request.words()))
-
-
-def listed(lines: list[str]) -> str:
-    """The lines in one, the first of them where there are many."""
-    more = [f"{len(lines) - _LISTED} more"] * (len(lines) > _LISTED)
-    return "; ".join(lines[:_LISTED] + more)
+    return list(dict.fromkeys(line for request in requests for line in request.lines))
 
 
 def _peers(now: Tunnel, wanted: Tunnel, names: dict[bytes, str]) -> Iterator[wireguard.Part]:
@@ -59,25 +53,13 @@ def _peers(now: Tunnel, wanted: Tunnel, names: dict[bytes, str]) -> Iterator[wir
         old = former or Peer(key, endpoint=NOWHERE)
         anew = not former or bool(set(old.allowed_ips) - set(peer.allowed_ips) - moved)
         preshared_key = peer.preshared_key if peer.preshared_key != old.preshared_key else None
-        endpoint = peer.endpoint if not _is_at(old, peer.endpoint) else None
+        places = [place.sockaddr() for place in peer.endpoint.places()] if peer.endpoint else []
+        endpoint = peer.endpoint if (old.endpoint or NOWHERE).sockaddr() not in places else None
         keepalive = peer.keepalive if peer.keepalive != old.keepalive else None
         allowed_ips = tuple(network for network in peer.allowed_ips if anew or network in moved)
         flags = (wireguard.UPDATE_ONLY if former else 0) | (wireguard.REPLACE_ALLOWED_IPS if anew else 0)
         if anew or allowed_ips or endpoint or (preshared_key, keepalive) != (None, None):
             yield from wireguard.peer(name, key, flags, preshared_key, endpoint, keepalive, allowed_ips)
-
-
-def _is_at(peer: Peer, endpoint: Endpoint | None) -> bool:
-    """Whether the present peer's endpoint may stay."""
-    places = [place.sockaddr() for place in endpoint.places()] if endpoint else []
-    return not endpoint or (peer.endpoint or NOWHERE).sockaddr() in places
-
-
-def _former_peers(now: Tunnel, wanted: Tunnel, names: dict[bytes, str]) -> Iterator[wireguard.Part]:
-    """Remove peers, after all additions: their sessions cannot be restored."""
-    kept = {peer.public_key for peer in wanted.peers}
-    for key in [peer.public_key for peer in now.peers if peer.public_key not in kept]:
-        yield from wireguard.peer(_name(key, names), key, wireguard.REMOVE)
 
 
 def _name(key: bytes, names: dict[bytes, str]) -> str:
@@ -110,8 +92,6 @@ def _removals(index: int, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
             yield netlink.address(index, *address, remove=True)
     if wanted.mtu != now.mtu and 0 < wanted.mtu < IPV6_MINIMUM:
         yield netlink.set_link(index, mtu=wanted.mtu)
-    if wanted.alias != now.alias:
-        yield netlink.set_link(index, alias=wanted.alias)
 
 
 def _routes(one: Tunnel, other: Tunnel) -> list[Route]:

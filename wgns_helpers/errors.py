@@ -5,6 +5,7 @@ import sys
 
 # sd-daemon(3) priorities
 ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6
+_LISTED = 20  # items in one message
 _UNSAID: set[int] = set()
 
 HIDDEN = "(not shown: it looks like a key)"
@@ -73,6 +74,12 @@ def shown(value: str) -> str:
     if any(len(run) >= _LOOKS_LIKE_A_KEY for run in visible.split()):
         return HIDDEN
     return f'"{value[:60]}{"…" if len(value) > 60 else ""}"'
+
+
+def listed(items: list[str]) -> str:
+    """The items in one line, the first of them where there are many."""
+    more = [f"{len(items) - _LISTED} more"] * (len(items) > _LISTED)
+    return "; ".join(items[:_LISTED] + more)
 
 
 def leave_out_warnings() -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 
 from . import dns_files, netlink, netns, signals
-from .errors import Failure, PermissionRefusedError, TryAgainError, say, say_absent, warn
+from .errors import Failure, PermissionRefusedError, TryAgainError, listed, say, say_absent, warn
 from .signals import Lock
 
-_LOOPBACK = 1  # index of lo in every namespace (LOOPBACK_IFINDEX of the kernel)
-_LISTED = 10  # processes named in a warning
 _FOLDER_PATIENCE = 5.0  # seconds
 # The sysctls that are off, for all present and later links
 _OFF = {
@@ -31,7 +28,7 @@ def up(name: str) -> None:
         problem = "this unit is in the host's network namespace, which is never given a name"
         raise PermissionRefusedError(problem, "the unit lacks PrivateNetwork=true, or the kernel refused it")
     if os.statvfs("/run").f_flag & os.ST_RDONLY:  # ProtectSystem=strict
-        raise PermissionRefusedError("/run is read-only: others would not see the name", netns.PRIVATE_MOUNTS_HINT)
+        raise PermissionRefusedError("/run is read-only: others would not see the name", netns.MOUNTS_HINT)
     signals.hold()
     with Lock(name):
         pinned, own = netns.pinned(name), netns.own()
@@ -53,8 +50,8 @@ def _attach(name: str, *, new: bool) -> None:
     if new:
         netns.call("unshare", netns.CLONE_NEWNET)
         with netlink.Socket() as socket:
-            socket.run([netlink.set_link(_LOOPBACK, up=True)])
-    elif links := _foreign_links():
+            socket.run([netlink.set_link(1, up=True)])  # lo: LOOPBACK_IFINDEX of the kernel
+    elif links := netns.foreign_links():
         problem = f"this network namespace has other links than lo ({', '.join(links)}): does one lead outside?"
         hint = "only a namespace with nothing but lo is given a name; PrivateNetwork=true makes one"
         raise PermissionRefusedError(problem, hint)
@@ -91,13 +88,9 @@ def _write_sysctls() -> None:
     values["/proc/sys/net/ipv4/ping_group_range"] = "0 2147483647"
     for path, value in values.items():
         try:
-            with open(path, encoding="utf-8") as file:
-                present = file.read()
-            if present.split() != value.split():
+            if os.path.exists(path) and netns.text(path).split() != value.split():
                 with open(path, "w", encoding="utf-8") as file:
                     file.write(value)
-        except FileNotFoundError:  # this kernel has no such setting
-            continue
         except OSError as error:
             problem = f'{path} cannot be set to "{value}": {(error.strerror or "").lower()}'
             hint = "is /proc/sys read-only (ProtectKernelTunables=, a container), or CAP_NET_ADMIN missing?"
@@ -111,27 +104,21 @@ def _prepare_directory() -> None:
     takes it only for the first name, until it ends, and does not wait longer than ip(8) can need.
     """
     signals.make_folder(netns.DIRECTORY)
-    if _share_directory():
-        return
-    try:
-        signals.take(os.open(netns.DIRECTORY, os.O_RDONLY), netns.DIRECTORY, _FOLDER_PATIENCE)
-    except TryAgainError as error:
-        warn(f"{error}: going on without it")
-    if not _share_directory():
-        path = netns.DIRECTORY.encode()
-        netns.call("mount", path, path, b"none", netns.MS_BIND | netns.MS_REC, None)
-        _share_directory()
+    path = netns.DIRECTORY.encode()
+    if netns.DIRECTORY not in dict(_mounts("self")):
+        try:
+            signals.take(os.open(path, os.O_RDONLY), netns.DIRECTORY, _FOLDER_PATIENCE)
+        except TryAgainError as error:
+            warn(f"{error}: going on without it")
+        if netns.DIRECTORY not in dict(_mounts("self")):
+            netns.call("mount", path, path, b"none", netns.MS_BIND | netns.MS_REC, None)
+    netns.call("mount", b"", path, b"none", netns.MS_SHARED | netns.MS_REC, None)
 
 
-def _share_directory() -> bool:
-    """Make the mount on /run/netns a shared one; False where there is no mount yet."""
-    try:
-        netns.call("mount", b"", netns.DIRECTORY.encode(), b"none", netns.MS_SHARED | netns.MS_REC, None)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return False
-    return True
+def _mounts(process: str) -> list[tuple[str, str]]:
+    """The mount point and the root of each mount that a process sees: fields 5 and 4 in proc_pid_mountinfo(5)."""
+    with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="replace") as lines:
+        return [(fields[4], fields[3]) for fields in map(str.split, lines)]
 
 
 def _check_placeholder(path: str) -> None:
@@ -144,16 +131,12 @@ def _check_placeholder(path: str) -> None:
 def _check_mounts_of_pid1(path: str, namespace: netns.Identity | None, *, mounted: bool) -> None:
     """Raise `Failure` unless PID 1 has that namespace (None: any) mounted at `path`, or has not.
 
-    In proc_pid_mountinfo(5) field 4 is the root, 5 the mount point; in a chroot that has the chroot's path in front.
+    In a chroot, the mount points of PID 1 have the chroot's path in front.
     """
-    root = f"net:[{namespace[1]}]" if namespace else "net:["
-    with open("/proc/1/mountinfo", encoding="utf-8", errors="replace") as lines:
-        roots = [fields[3] for fields in map(str.split, lines) if fields[4].endswith(path)]
-    if any(each.startswith(root) for each in roots) != mounted:
-        raise PermissionRefusedError(
-            f"{path} is mounted differently inside and outside this process: the unit has a private mount namespace",
-            netns.PRIVATE_MOUNTS_HINT,
-        )
+    wanted = f"net:[{namespace[1]}]" if namespace else "net:["
+    if any(point.endswith(path) and root.startswith(wanted) for point, root in _mounts("1")) != mounted:
+        problem = f"{path} is mounted differently inside and outside this process: the unit has private mounts"
+        raise PermissionRefusedError(problem, netns.MOUNTS_HINT)
 
 
 def _unmount(path: str) -> None:
@@ -195,16 +178,10 @@ def _inside(name: str, pinned: netns.Identity) -> str:
     """The processes and links in a namespace, without this process and lo."""
     numbers = [number for number in netns.processes()[0].get(pinned, ()) if number != os.getpid()]
     processes = [f"{comm} ({number})" for number in numbers if (comm := netns.comm(number))]
-    users = processes[:_LISTED] + ["more processes"] * (len(processes) > _LISTED)
     try:
         if pinned != netns.own():
             netns.enter(netns.open_namespace(name))
-        users += [f"link {link}" for link in _foreign_links()]
+        links = [f"link {link}" for link in netns.foreign_links()]
     except Failure:
-        pass  # this process may not enter
-    return ", ".join(users)
-
-
-def _foreign_links() -> list[str]:
-    """The links of this process's network namespace that the kernel has not made with it."""
-    return [name for _, name in netlink.socket.if_nameindex() if name not in netns.LOCAL_LINKS]
+        links = []  # this process may not enter
+    return listed(links + processes)

@@ -16,10 +16,8 @@ from .errors import Failure, system_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from typing import Self
-
-    Lines = Sequence[Callable[[], str]]
 
 socket = _socket  # for all modules: the C module underneath socket, whose enumerations cost 9 ms at every start
 NETLINK_ROUTE, NETLINK_GENERIC = 0, 16
@@ -41,19 +39,15 @@ _BATCH = 64  # requests in one datagram; the answers to all of them must fit int
 
 
 class Request:
-    """A message to the kernel: its socket (`protocol`), its bytes, and its words for errors and --dry-run."""
+    """A message to the kernel: its socket (`protocol`) and bytes; `what` it does, for errors, and that line by line."""
 
     __slots__ = ("body", "flags", "kind", "lines", "protocol", "what")
 
     def __init__(
-        self, what: str, kind: int, body: bytes, flags: int = 0, protocol: int = NETLINK_ROUTE, lines: Lines = ()
+        self, what: str, kind: int, body: bytes, flags: int = 0, protocol: int = NETLINK_ROUTE, *lines: str
     ) -> None:
         self.what, self.kind, self.body, self.flags = what, kind, body, flags
-        self.protocol, self.lines = protocol, lines
-
-    def words(self) -> list[str]:
-        """What the request does, line by line and without keys; made only now, for they can be many."""
-        return [line() for line in self.lines] or [self.what]
+        self.protocol, self.lines = protocol, lines or (what,)
 
     def pack(self, sequence: int) -> bytes:
         """The message with its header; `sequence` numbers the request, the kernel's answer carries it."""
@@ -241,23 +235,18 @@ def create_link(name: str, kind: str, index: int, namespace: int) -> Request:
     return Request(f'link "{name}", {kind}', RTM_NEWLINK, _link_message(index, payload=payload), CREATE | EXCL)
 
 
-def set_link(
-    index: int, *, up: bool | None = None, mtu: int = 0, alias: str | None = None, promote: bool = False
-) -> Request:
-    """Bring a link up or down, give it an MTU in bytes, an alias of at most 255; what is not given stays.
+def set_link(index: int, *, up: bool | None = None, mtu: int = 0, promote: bool = False) -> Request:
+    """Bring a link up or down, give it an MTU in bytes; what is not given stays.
 
     With `promote`, an IPv4 address that is removed does not take those along that were added after it in its network.
     """
     payload = attribute(4, pack("=I", mtu)) if mtu else b""  # IFLA_MTU
-    payload += attribute(20, alias.encode()) if alias is not None else b""  # IFLA_IFALIAS
     if promote:  # IFLA_AF_SPEC, AF_INET, IFLA_INET_CONF, IPV4_DEVCONF_PROMOTE_SECONDARIES
         payload += attribute(26, attribute(2, attribute(1, attribute(20, pack("=I", 1)))))
     lines = [f"mtu {mtu}"] * bool(mtu) + ["up" if up else "down"] * (up is not None)
-    if alias is not None:
-        lines = [f'note on the interface: "{alias}"' if alias else "remove the note that an earlier wg-up left on it"]
-    lines = lines or ["let addresses stay when another one of their network goes"]
+    what = ", ".join(lines) or "let addresses stay when another one of their network goes"
     body = _link_message(index, IFF_UP if up else 0, 0 if up is None else IFF_UP, payload)
-    return Request(", ".join(lines), RTM_NEWLINK, body)
+    return Request(what, RTM_NEWLINK, body)
 
 
 def delete_link(index: int) -> Request:

@@ -6,6 +6,7 @@ import fcntl
 import os
 
 from .errors import Failure, MissingError, PermissionRefusedError, UsageError, say, shown, system_error
+from .netlink import socket
 
 DIRECTORY = "/run/netns"
 
@@ -18,10 +19,8 @@ _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 # (net.core.fb_tunnels_only_for_init_net). None of them can be moved, so none leads out of its namespace.
 LOCAL_LINKS = {"lo", "sit0", "tunl0", "ip6tnl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6gre0"}
 
-PRIVATE_MOUNTS_HINT = (
-    "set PrivateMounts=false in the unit, and none of PrivateTmp=, ProtectSystem=, ProtectHome=, ReadWritePaths=, "
-    "BindPaths=, which imply private mounts"
-)
+# These settings imply private mounts, and others like ReadWritePaths=
+MOUNTS_HINT = "set PrivateMounts=false in the unit, and none of PrivateTmp=, ProtectSystem=, ProtectHome=, BindPaths="
 
 # What tells one namespace from another: device and inode number of its nsfs file (namespaces(7))
 Identity = tuple[int, int]
@@ -49,6 +48,11 @@ def checked_link(name: str) -> str:
         problem = f"{shown(name)} cannot be an interface's name"
         raise UsageError(problem, 'at most 15 characters, no colon; "lo", "all" and "default" are taken')
     return name
+
+
+def foreign_links() -> list[str]:
+    """The links of this process's network namespace that the kernel has not made with it."""
+    return [name for _, name in socket.if_nameindex() if name not in LOCAL_LINKS]
 
 
 def in_unit() -> bool:
@@ -116,10 +120,15 @@ def processes() -> tuple[dict[Identity, list[int]], int]:
     return members, hidden
 
 
-def comm(process: int) -> str:
+def comm(process: int | str) -> str:
     """The name of a process (proc_pid_comm(5)), "" if it has ended."""
+    return text(f"/proc/{process}/comm")
+
+
+def text(path: str) -> str:
+    """The text of a small file below /proc without blanks around it, "" if it cannot be read."""
     try:
-        with open(f"/proc/{process}/comm", encoding="utf-8", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip()
     except OSError:
         return ""
@@ -131,13 +140,11 @@ def open_namespace(name: str) -> int:
     try:
         if os.stat(path).st_dev != own()[0]:  # all of nsfs is one device; a symlink to a namespace will do
             problem = f'"{path}" is no network namespace: nothing is mounted on it'
-            raise MissingError(problem, f"was it pinned where this mount cannot be seen? {PRIVATE_MOUNTS_HINT}")
+            raise MissingError(problem, f"was it pinned where this mount cannot be seen? {MOUNTS_HINT}")
         descriptor = os.open(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
-        names = sorted(os.listdir(DIRECTORY))[:10] if os.path.isdir(DIRECTORY) else []
-        hint = (
-            f"did you mean {', '.join(names)}? netns-up {name} makes another" if names else f"netns-up {name} makes one"
-        )
+        names = ", ".join(sorted(os.listdir(DIRECTORY))[:10]) if os.path.isdir(DIRECTORY) else ""
+        hint = f"did you mean {names}? " * bool(names) + f"netns-up {name} makes one"
         raise MissingError(f'there is no network namespace "{name}"', hint) from None
     except OSError as error:
         raise system_error(path, error) from None

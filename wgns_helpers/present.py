@@ -7,19 +7,17 @@ from struct import pack
 from . import netlink
 from .errors import MissingError
 from .netlink import socket
-from .tunnel import Network, Route
+from .tunnel import Network, Route, Session, Tunnel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from .tunnel import Session, Tunnel
     from .wireguard import Link
 
 _UNICAST, _KERNEL_LL = 1, 3  # RTN_UNICAST; IFAPROT_KERNEL_LL: a link-local address that nobody configured
 _METRIC = {socket.AF_INET: 0, socket.AF_INET6: 1024}  # of wg-up's routes; IP6_RT_PRIO_USER
-_ALIAS = "wg-up "  # how the alias begins that earlier versions of wg-up set
 
 
 def read(link: Link) -> tuple[Tunnel, dict[bytes, Session]]:
@@ -43,11 +41,9 @@ def read(link: Link) -> tuple[Tunnel, dict[bytes, Session]]:
 
     request = netlink.Request(name, netlink.RTM_GETLINK, pack("=BxHiII", 0, 0, link.index, 0, 0))
     (interface,) = (_decoded(ifinfmsg, data) for data in link.run([request]))
-    alias = interface.get_attr("IFLA_IFALIAS") or ""
     return tunnel._replace(
         mtu=interface.get_attr("IFLA_MTU"),
         up=bool(interface["flags"] & netlink.IFF_UP),
-        alias=alias if alias.startswith(_ALIAS) else "",
         addresses=tuple(_addresses(listed(ifaddrmsg, netlink.RTM_GETADDR, 8), link.index)),
         routes=tuple(_routes(listed(rtmsg, netlink.RTM_GETROUTE, 12), link.index)),
     ), sessions

@@ -143,9 +143,7 @@ def _move(link: Link, places: dict[bytes, list[Endpoint]], names: dict[bytes, st
         position = known.index(former.sockaddr()) if former.sockaddr() in known else -1
         place = places[key][(position + 1) % len(known)]
         if place.sockaddr() != former.sockaddr():
-            part = wireguard.peer(names[key], key, wireguard.UPDATE_ONLY, endpoint=place)
-            for request in wireguard.peers(link.device(), part):
-                link.run([request])
+            link.change(names[key], key, endpoint=place)
             address = place._replace(host=socket.inet_ntop(place.family, place.address))
             formerly = "" if former == NOWHERE else f", no longer {former}"
             say(f'"{link.name}": {names[key]}: endpoint {place} is {address} now{formerly}', priority=errors.NOTICE)

@@ -14,6 +14,7 @@ import fcntl
 import os
 import time
 
+from . import netns
 from .errors import Failure, TryAgainError, say, system_error, warn
 
 DIRECTORY = "/run/wgns"
@@ -125,11 +126,7 @@ def take(descriptor: int, what: str, patience: float) -> None:
 def _holder(descriptor: int) -> str:
     """Who has the lock of an open file, as far as proc_locks(5) and proc_pid_comm(5) tell."""
     inode = str(os.fstat(descriptor).st_ino)
-    try:
-        with open("/proc/locks", encoding="ascii") as locks:
-            held = [line.split() for line in locks if "->" not in line]
-        number = next(f[4] for f in held if f[1] == "FLOCK" and f[5].rpartition(":")[2] == inode)
-        with open(f"/proc/{number}/comm", encoding="utf-8", errors="replace") as comm:
-            return f"process {number} ({comm.read().strip()})"
-    except (OSError, StopIteration):
-        return "another program"
+    for fields in map(str.split, netns.text("/proc/locks").splitlines()):
+        if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == inode:  # one that waits has "->" in front of it
+            return f"process {fields[4]} ({netns.comm(fields[4])})"
+    return "another program"

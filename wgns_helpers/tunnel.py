@@ -140,7 +140,6 @@ class Tunnel(NamedTuple):
     peers: tuple[Peer, ...] = ()
     routes: tuple[Route, ...] = ()  # as in the kernel
     up: bool = True
-    alias: str = ""  # of the link, as earlier versions of wg-up set it
     public_key: bytes = b""  # only of a present tunnel
 
     def names(self) -> dict[bytes, str]:

@@ -8,19 +8,16 @@ import time
 from binascii import crc32
 
 from . import dns_files, netlink, netns, present, signals, wg_down, wireguard
-from .diff import NOTHING, diff, listed, words
-from .errors import ConfigError, Failure, MissingError, PermissionRefusedError, TryAgainError, say, warn
+from .diff import NOTHING, diff, words
+from .errors import ConfigError, Failure, MissingError, PermissionRefusedError, TryAgainError, listed, say, warn
 from .resolve import ready
 from .signals import Lock
-from .tunnel import UNANSWERED
+from .tunnel import UNANSWERED, Peer, Tunnel
 from .wireguard import Link
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
-
-    from .tunnel import Peer, Tunnel
 
 _ROUNDS = 4  # one change can bring along another: with an IPv4 address go the others of its network
 _RETRY = 5.3  # seconds after which the kernel tries a handshake again (REKEY_TIMEOUT and its jitter)
@@ -83,44 +80,34 @@ def _up(name: str, namespace: str, descriptor: int, tunnel: Tunnel, patience: fl
 
 def _warn_of_others(link: Link, namespace: str) -> None:
     """Name the links by which a service could get past the tunnel, also those that are down."""
-    names = [name for _, name in netlink.socket.if_nameindex() if name not in netns.LOCAL_LINKS | {link.name}]
-    others = [name for name in names if netlink.read_link(link, name)[1] != wg_down.KIND]
+    others = [name for name in netns.foreign_links() if netlink.read_link(link, name)[1] != wg_down.KIND]
     if others:
         text = f'namespace "{namespace}" has other links ({", ".join(others)}): they may lead past the tunnel'
         warn(text, f"wgns check refuses services there; ip -n {namespace} link delete {others[0]}")
 
 
 def _converge(link: Link, former: Tunnel | None, tunnel: Tunnel) -> list[netlink.Request]:
-    """Send what differs until nothing does, and return the requests. A new link is not read again."""
-    now = former or NOTHING
+    """Send what differs until nothing does, and return the requests. A new link is not read again.
+
+    The kernel ignores a peer with the link's own public key. Only it computes that key, so the private key goes first.
+    """
+    now, names = former or NOTHING, tunnel.names()
+    own = now.public_key if now.private_key == tunnel.private_key else b""
     sent: list[netlink.Request] = []
     for _ in range(_ROUNDS):
-        requests = _send(link, now, tunnel)
+        requests = diff(now, tunnel, link.device(), names)
+        for batch in netlink.batches(requests):
+            if own in names:
+                raise ConfigError(f"{names[own]} has this interface's own public key", "expected the other side's key")
+            signals.check()
+            link.run(batch)
+            own = own or link.read()[0].public_key
         sent += requests
         if not requests or not former:
             return sent
         now, _ = present.read(link)
     text = f'"{link.name}" does not become as configured: {listed(words(requests))}'
     raise Failure(text, "does another program change it?")
-
-
-def _send(link: Link, now: Tunnel, tunnel: Tunnel) -> list[netlink.Request]:
-    """Send the requests that turn `now` into `tunnel`, and return them.
-
-    The kernel ignores a peer with the link's own public key. Only it computes that key, so the private key goes first.
-    """
-    requests = diff(now, tunnel, link.device(), tunnel.names())
-    new_key = int(now.private_key != tunnel.private_key)
-    for batch in netlink.batches(requests[:new_key]):
-        link.run(batch)
-    own = link.read()[0].public_key if new_key else now.public_key
-    if own in tunnel.names():
-        text = f"{tunnel.names()[own]} has this interface's own public key"
-        raise ConfigError(text, "PublicKey= takes the key of the other side")
-    for batch in netlink.batches(requests[new_key:]):
-        signals.check()
-        link.run(batch)
-    return requests
 
 
 def _restore(link: Link, former: Tunnel, names: dict[bytes, str]) -> None:
@@ -152,10 +139,8 @@ def _create(outside: netlink.Socket, link: Link, namespace: str, descriptor: int
     signals.check()
     try:
         outside.run([netlink.create_link(link.name, wg_down.KIND, link.index, descriptor)])
-    except netlink.KernelRefusedError as error:
+    except netlink.KernelRefusedError:
         link.index = 0  # nothing to undo
-        if error.errno == errno.EEXIST and wg_down.existing(link, link.name, namespace):
-            raise Failure(f'another process has just created "{link.name}" in namespace "{namespace}"') from None
         raise
 
 
@@ -180,22 +165,24 @@ def _wait(link: Link, tunnel: Tunnel, seconds: float) -> None:
         return
     silent = [peer.public_key for peer in chosen if not peer.keepalive]
     places = {peer.public_key: peer.endpoint.places() for peer in chosen if peer.endpoint and peer.endpoint.others}
-    began = tried = time.monotonic()
-    turn = 0
-    _set(link, tunnel, {key: {"keepalive": 1} for key in silent})
+    names, began, turn = tunnel.names(), time.monotonic(), 0
+    for key in silent:
+        link.change(names[key], key, keepalive=1)
     try:
         while not _is_alive(link, chosen):
             signals.check()
-            now = time.monotonic()
-            if now - began > seconds:
-                asked = ", ".join(tunnel.names()[peer.public_key] for peer in chosen) or "no peer has an endpoint"
+            waited = time.monotonic() - began
+            if waited > seconds:
+                asked = ", ".join(names[peer.public_key] for peer in chosen) or "no peer has an endpoint"
                 raise TryAgainError(f'"{link.name}": no handshake within {seconds:.0f} s ({asked})', UNANSWERED)
-            if now - tried > _RETRY:
-                turn, tried = turn + 1, now
-                _set(link, tunnel, {key: {"endpoint": each[turn % len(each)]} for key, each in places.items()})
+            if waited // _RETRY > turn:
+                turn += 1
+                for key, each in places.items():
+                    link.change(names[key], key, endpoint=each[turn % len(each)])
             time.sleep(_LOOK)
     finally:
-        _set(link, tunnel, {key: {"keepalive": 0} for key in silent})
+        for key in silent:
+            link.change(names[key], key, keepalive=0)
     say(f'"{link.name}": handshake after {time.monotonic() - began:.1f} s')
 
 
@@ -204,21 +191,10 @@ def _is_alive(link: Link, peers: list[Peer]) -> bool:
     return any(sessions[peer.public_key].alive(time.time()) for peer in peers if peer.public_key in sessions)
 
 
-def _set(link: Link, tunnel: Tunnel, fields: dict[bytes, dict[str, Any]]) -> None:
-    """Change some fields of peers, by their public keys."""
-    now, _ = link.read()
-    peers = tuple(peer._replace(**fields.get(peer.public_key, {})) for peer in now.peers)
-    for request in diff(now, now._replace(peers=peers), link.device(), tunnel.names()):
-        link.run([request])
-
-
 def _has_ipv6() -> bool:
     """Whether a new link in this namespace takes IPv6 addresses (ipv6.disable=1, sysctl disable_ipv6)."""
-    try:
-        with open("/proc/sys/net/ipv6/conf/default/disable_ipv6", "rb") as value:
-            return value.read().strip() == b"0"
-    except OSError:
-        return os.path.exists("/proc/self/net/if_inet6")  # /proc/sys can be hidden (ProcSubset=)
+    disabled = netns.text("/proc/sys/net/ipv6/conf/default/disable_ipv6")
+    return disabled == "0" if disabled else os.path.exists("/proc/self/net/if_inet6")  # ProcSubset= hides /proc/sys
 
 
 def possible(tunnel: Tunnel, namespace: str) -> Tunnel:
@@ -249,8 +225,7 @@ def plan(name: str, namespace: str, tunnel: Tunnel) -> list[str]:
         with netns.Inside(descriptor), Link(name, index) as link:
             steps = differences(link, namespace, present.read(link)[0], tunnel)
         return steps or [f'"{name}" in namespace "{namespace}" is as configured: nothing to change']
-    created = netlink.create_link(name, wg_down.KIND, 0, 0).what
-    steps = [f'{created} in namespace "{namespace}", its UDP socket in this one']
+    steps = [f'link "{name}", {wg_down.KIND} in namespace "{namespace}", its UDP socket in this one']
     steps += words(diff(NOTHING, tunnel.as_in_kernel(), wireguard.Device(), tunnel.names()))
     steps += [] if tunnel.mtu else ["mtu from the route to the endpoint"]
     return steps + list(map(str, dns_files.diff(namespace, name, tunnel)))

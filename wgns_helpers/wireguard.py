@@ -6,15 +6,17 @@ import errno
 from struct import Struct, pack
 from sys import byteorder
 
+from . import netns
 from .errors import MissingError
 from .netlink import DUMP, NESTED, NETLINK_GENERIC, NETLINK_ROUTE, Request, Socket, attribute, attributes, each, socket
 from .tunnel import NOWHERE, Endpoint, NamedTuple, Network, Peer, Session, Tunnel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import Any
 
-    Part = tuple[Callable[[], str], bytes]  # of a request: what it changes of a peer, in words and encoded
+    Part = tuple[str, bytes]  # of a request: what it changes of a peer, in words and encoded
 
 _GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, _WG_CMD_GET_DEVICE, _WG_CMD_SET_DEVICE = 16, 3, 0, 1
 REMOVE, REPLACE_ALLOWED_IPS, UPDATE_ONLY = 1, 2, 4  # enum wgpeer_flag
@@ -45,6 +47,11 @@ class Link(Socket):
         """The device for messages; `MissingError` if the kernel has no WireGuard."""
         self._family = self._family or family(self)
         return Device(self.index, self._family)
+
+    def change(self, name: str, public_key: bytes, **fields: Any) -> None:  # noqa: ANN401  (those of `peer`)
+        """Change some fields of a present peer."""
+        for request in peers(self.device(), peer(name, public_key, UPDATE_ONLY, **fields)):
+            self.run([request])
 
     def read(self) -> tuple[Tunnel, dict[bytes, Session]]:
         """What WireGuard reports of the device: a tunnel without addresses and routes, and its peers' sessions.
@@ -82,18 +89,11 @@ def family(socket: Socket) -> int:
     answer = socket.ask(Request("netlink family wireguard", _GENL_ID_CTRL, body, 0, NETLINK_GENERIC), 4, errno.ENOENT)
     number = _number(attributes(answer, 4).get(1, b"")[:2])  # CTRL_ATTR_FAMILY_ID
     if number <= _GENL_ID_CTRL:
-        raise MissingError("the kernel has no WireGuard", _hint())
+        hint = "modprobe wireguard; it is in Linux since 5.6"
+        if netns.text("/proc/sys/kernel/modules_disabled") == "1":
+            hint = "no module can be loaded before a reboot: name wireguard in /etc/modules-load.d/wireguard.conf"
+        raise MissingError("the kernel has no WireGuard", hint)
     return number
-
-
-def _hint() -> str:
-    try:
-        with open("/proc/sys/kernel/modules_disabled", "rb") as value:
-            if value.read().strip() == b"1":
-                return "no module can be loaded before a reboot: name wireguard in /etc/modules-load.d/wireguard.conf"
-    except OSError:
-        pass
-    return "modprobe wireguard; it is in Linux since 5.6"
 
 
 def settings(device: Device, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
@@ -112,23 +112,23 @@ def settings(device: Device, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
         yield _set(device, what, attribute(6, pack("=H", wanted.listen_port)))  # WGDEVICE_A_LISTEN_PORT
 
 
-def _set(device: Device, what: str, payload: bytes, lines: Sequence[Callable[[], str]] = ()) -> Request:
+def _set(device: Device, what: str, payload: bytes, *lines: str) -> Request:
     head = pack("=BBH", _WG_CMD_SET_DEVICE, 1, 0) + attribute(1, pack("=I", device.ifindex))  # WGDEVICE_A_IFINDEX
-    return Request(what, device.family, head + payload, 0, NETLINK_GENERIC, lines)
+    return Request(what, device.family, head + payload, 0, NETLINK_GENERIC, *lines)
 
 
 def peers(device: Device, parts: Iterable[Part]) -> Iterator[Request]:
     """The requests with these parts, each with at most `_ROOM` bytes of them."""
-    lines: list[Callable[[], str]] = []
+    lines: list[str] = []
     encoded = bytearray()
     for words, part in parts:
         if lines and len(encoded) + len(part) > _ROOM:
-            yield _set(device, "peers", attribute(8 | NESTED, bytes(encoded)), lines)  # WGDEVICE_A_PEERS
+            yield _set(device, "peers", attribute(8 | NESTED, bytes(encoded)), *lines)  # WGDEVICE_A_PEERS
             lines, encoded = [], bytearray()
         lines.append(words)
         encoded += attribute(NESTED | len(lines), part)
     if lines:
-        yield _set(device, "peers", attribute(8 | NESTED, bytes(encoded)), lines)
+        yield _set(device, "peers", attribute(8 | NESTED, bytes(encoded)), *lines)
 
 
 def peer(
@@ -145,25 +145,21 @@ def peer(
     What is None stays; an empty preshared key is none, a keepalive of 0 seconds is off. A list of allowed IPs too long
     for one part goes on in the next, without flags (linux/wireguard.h).
     """
-
-    def words() -> str:
-        if flags & REMOVE:
-            return f"remove {name}"
-        settings = [f"endpoint {endpoint}"] if endpoint else []
-        if allowed_ips or flags & REPLACE_ALLOWED_IPS:
-            settings.append(f"allowed IPs {', '.join(map(str, allowed_ips)) or 'none'}")
-        settings += [f"persistent keepalive {keepalive or 'off'}"] if keepalive is not None else []
-        settings += [f"preshared key {'(not shown)' if preshared_key else 'none'}"] if preshared_key is not None else []
-        return f"{name}: {', '.join(settings)}"
-
     key = attribute(1, public_key)  # WGPEER_A_PUBLIC_KEY
     head = key + attribute(3, pack("=I", flags))  # WGPEER_A_FLAGS
+    changes = []
     if preshared_key is not None:
+        changes.append(f"preshared key {'(not shown)' if preshared_key else 'none'}")
         head += attribute(2, preshared_key or bytes(32))  # WGPEER_A_PRESHARED_KEY
     if endpoint:
+        changes.append(f"endpoint {endpoint}")
         head += attribute(4, endpoint.sockaddr())  # WGPEER_A_ENDPOINT
     if keepalive is not None:
+        changes.append(f"persistent keepalive {keepalive or 'off'}")
         head += attribute(5, pack("=H", keepalive))  # WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL, in seconds
+    if allowed_ips or flags & REPLACE_ALLOWED_IPS:
+        changes.append(f"allowed IPs {', '.join(map(str, allowed_ips)) or 'none'}")
+    words = f"remove {name}" if flags & REMOVE else f"{name}: {', '.join(changes)}"
     yield words, head if not allowed_ips else head + _allowed_ips(allowed_ips[:_STEP])
     for start in range(_STEP, len(allowed_ips), _STEP):
         yield words, key + _allowed_ips(allowed_ips[start : start + _STEP])

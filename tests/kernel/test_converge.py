@@ -131,8 +131,8 @@ def test_dry_run_shows_the_differences(tunnel: str) -> None:
     assert shown.stdout.splitlines() == [
         "fwmark 0x10",
         "listen port 40009",
-        "peer 1: allowed IPs 0.0.0.0/0, 10.9.0.0/16, preshared key (not shown)",
-        "peer 2: allowed IPs 10.99.0.0/16, persistent keepalive 25",
+        "peer 1: preshared key (not shown), allowed IPs 0.0.0.0/0, 10.9.0.0/16",
+        "peer 2: persistent keepalive 25, allowed IPs 10.99.0.0/16",
         "address fd64::3/128",
         "route 10.9.0.0/16",
         "route 10.99.0.0/16",
@@ -250,17 +250,6 @@ def test_an_endpoint_that_is_not_configured_is_left_alone(tunnel: str) -> None:
     write(tunnel)
     assert "peer 1: endpoint 192.0.2.2:51820\n" in up()
     assert endpoint() == "192.0.2.2:51820"
-
-
-def test_the_alias_of_former_versions_goes(tunnel: str) -> None:
-    """wg-up does not set one any more; somebody else's stays."""
-    shell("ip -n wg link set wg alias 'wg-up AbCd'")
-    assert run("wg-up", "--dry-run").stdout == "remove the note that an earlier wg-up left on it\n"
-    assert up() == NOTHING.replace(": nothing to change", " now: remove the note that an earlier wg-up left on it")
-    assert "ifalias" not in data("-n wg link show wg")[0]
-    shell("ip -n wg link set wg alias 'my own'")
-    assert up() == NOTHING
-    assert data("-n wg link show wg")[0]["ifalias"] == "my own"
 
 
 def test_a_failure_half_way_restores(tunnel: str) -> None:

@@ -314,7 +314,7 @@ def test_netns_down_names_what_is_inside() -> None:
     process.kill()
     process.wait()
     assert done.returncode == 0
-    assert f"sleep ({process.pid}), link out" in done.stderr
+    assert f"link out; sleep ({process.pid})" in done.stderr
     assert not (NETNS / "wg").exists()
 
 
