@@ -182,7 +182,7 @@ Row = dict[str, str]
 
 def wgns(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run wgns; what it says is shown after a failure."""
-    done = subprocess.run(["wgns", *arguments], capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(["wgns", *arguments], capture_output=True, text=True, timeout=900, check=False)
     print(f"$ wgns {shlex.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}")
     return done
 
@@ -315,10 +315,8 @@ def confine_all(table: Table) -> None:
 def move_all(table: Table) -> None:
     """Move them to another tunnel; a unit needs the same as before."""
     allowed = table.rows["bitmagnet"]["needed besides"].split()
-    moved = [
-        wgns("confine", "second", *PLAIN, "ipfs", "radio", *SOCKETS),
-        wgns("confine", "second", "bitmagnet", *allowed),
-    ]
+    moved = [wgns("confine", "second", *names) for names in (PLAIN, ["ipfs", "radio", *SOCKETS])]
+    moved.append(wgns("confine", "second", "bitmagnet", *allowed))
     now = table.started("second")
     table.note("moved", lambda unit: table.where("second", now, unit))
     table.left += UNITS.glob("wg-confined@demo.service.wants/*")
