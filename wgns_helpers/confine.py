@@ -155,7 +155,7 @@ def confine(name: str, names: list[str], allowed: list[str]) -> None:
     Raises `Failure`.
     """
     units = _units(names, name)
-    _check_pairs(name, units)
+    _check_pairs(units, name)
     changes: dict[str, str] = {}
     for unit in units:
         changes |= dict.fromkeys(_links(unit), "")
@@ -189,6 +189,7 @@ def release(names: list[str], *, restart: bool) -> None:
     That is what runs, and what runs whenever its tunnel does: it may be down because it could not start confined.
     """
     units = _units(names, required=False)
+    _check_pairs(units, "")
     written = {unit.name: [*_links(unit), *[unit.path] * os.path.exists(unit.path)] for unit in units}
     again = [unit for unit in units if restart and unit.state and written[unit.name]]
     again = [unit for unit in again if unit.runs or _links(unit)]
@@ -238,8 +239,8 @@ def check_tunnel(name: str) -> None:
         raise ConfigError(f"there is no tunnel {shown(name)}: no {path}", config.missing_hint(path))
 
 
-def _check_pairs(name: str, units: list[Unit]) -> None:
-    """Refuse a socket without its service and a service without its sockets: one of them would be in the host."""
+def _check_pairs(units: list[Unit], name: str) -> None:
+    """Refuse to confine to the tunnel `name`, or to release (""), a socket without its service or the reverse."""
     chosen = [unit.name for unit in units]
     for unit in units:
         if unit.kind == "socket":
@@ -248,8 +249,9 @@ def _check_pairs(name: str, units: list[Unit]) -> None:
             others = [each for each in unit.triggers if each.endswith(".socket")]
         missing = [each for each in others if each not in chosen and confined_to(each) != name]
         if missing:
-            problem = f"{unit.name} belongs together with {', '.join(missing)}, which would stay in the host's network"
-            raise Failure(problem, f"wgns confine {name} {' '.join(dict.fromkeys([*chosen, *missing]))}")
+            command = f"wgns confine {name}" if name else "wgns release"
+            problem = f"{unit.name} belongs together with {', '.join(missing)}, which would stay in another network"
+            raise Failure(problem, f"{command} {' '.join(dict.fromkeys([*chosen, *missing]))}")
 
 
 def confined_to(unit: str) -> str:
@@ -324,6 +326,8 @@ def _apply(changes: dict[str, str], units: list[Unit]) -> None:
 
     After a failure, all is as it was.
     """
+    if not changes and not units:
+        return
     former = {path: _content(path) for path in changes}
     # A socket does not start beside its running service
     names = sorted((unit.name for unit in units), key=lambda name: not name.endswith(".socket"))
@@ -333,11 +337,11 @@ def _apply(changes: dict[str, str], units: list[Unit]) -> None:
         for path, content in changes.items():
             _put(path, content)
             signals.check()
-        if changes:
-            systemctl("daemon-reload", check=True)
-        if names:  # not restart, which leaves a unit running where it is if its tunnel fails
+        if names:  # not restart, which leaves a unit where it is if the tunnel fails; its ExecStop= is still the former
             systemctl("stop", *names, check=True)
-            systemctl("reset-failed", *names)  # one that was started too often would not start
+        systemctl("daemon-reload", check=True)
+        if names:
+            systemctl("reset-failed", *names)  # what was started too often would not start
             systemctl("start", "--no-block", *names, check=True)
     except BaseException:
         for path, content in former.items():

@@ -257,13 +257,15 @@ def test_a_service_with_a_socket(socket: str, settings: str) -> None:
     (SYSTEM / socket).write_text("[Socket]\nListenStream=80\nService=echo.service\n")
     before = tree()
     for one in ("echo", socket) if socket == "echo.socket" else ("echo",):
-        assert "would stay in the host's network" in confine("home", one, status=1)
+        assert "would stay in another network" in confine("home", one, status=1)
         assert tree() == before
     confine("home", "echo", socket)
     assert "[Socket]" in (SYSTEM / f"{socket}.d/wireguard.conf").read_text()
     assert (SYSTEM / f"wg-confined@home.service.wants/{socket}").is_symlink()
     assert not LINK.is_symlink()
     confine("home", "echo")  # the socket is confined already
+    alone = run("wgns", "release", socket)
+    assert (alone.returncode == 0) == (socket == "else.socket")  # which its files do not tell
 
 
 def test_templates_and_instances() -> None:
