@@ -288,6 +288,7 @@ def _faults(tunnel: dict[str, Any], result: str) -> tuple[list[str], list[str]]:
     for unit, how in tunnel["confined"].items():
         if (how or "").startswith(dns_files.FILES):  # a DHCP client has put another one into place, see refresh.mend
             hint = f"wgns refresh {name}; if that does not help: systemctl restart {quoted(unit)}"
+            hint = hint if unit.endswith(".service") else "start the command again"
             found.append((f"{unit or 'a command'}: {how}", hint))
     return [text for text, _ in found], list(dict.fromkeys(hint for _, hint in found))
 
