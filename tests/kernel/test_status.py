@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pty
@@ -20,8 +19,8 @@ import pytest
 from tests.kernel.conftest import snapshot
 from tests.kernel.test_tunnel import ping, provider, public, write
 from tests.support import MINIMAL, POWERLESS, PRESHARED, PUBLIC, ROOT, run, shell
-from wgns_helpers import dns_files, refresh, report, status
-from wgns_helpers.tunnel import Peer, Session, Tunnel
+from wgns_helpers import dns_files, netns, refresh, report, status
+from wgns_helpers.tunnel import Endpoint, Peer, Session, Tunnel
 
 __all__ = ["provider"]
 
@@ -179,8 +178,15 @@ def test_the_state_goes_by_the_clock(handshake: int, state: str, age: int | None
 )
 def test_the_state_goes_by_what_was_sent(keepalive: int, former: Session | None, now: Session, state: str) -> None:
     """Nothing sent yet is no fault; of two looks, nothing sent between them makes idle of stale, but for keepalives."""
-    found = status.peer_at(Peer(b"k" * 32, b"", None, keepalive), now, 10_000, former)
+    peer = Peer(b"k" * 32, b"", Endpoint("192.0.2.1", 1), keepalive)
+    found = status.peer_at(peer, now, 10_000, former)
     assert (found["state"], found["may_idle"]) == (state, not keepalive)
+
+
+def test_a_peer_without_an_endpoint_waits() -> None:
+    """Nothing can be sent to it before it comes by itself, so that is no fault, also where another one is watched."""
+    found = status.peer_at(Peer(b"k" * 32, keepalive=25), Session(0), 10_000, Session(0))
+    assert found["state"] == "waiting"
 
 
 class Sessions:
@@ -506,7 +512,7 @@ def test_who_is_inside() -> None:
 )
 def test_the_unit_of_a_process(groups: str, unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the innermost in the path of the control group."""
-    monkeypatch.setattr(status, "open", lambda *_, **__: io.StringIO(f"{groups}\n"), raising=False)
+    monkeypatch.setattr(netns, "lines", lambda _: groups.splitlines())
     assert status._unit(1) == unit  # noqa: SLF001
 
 
