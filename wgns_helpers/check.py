@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import stat
 
 from . import dns_files, netns
 from .errors import Failure, MissingError
@@ -66,7 +65,7 @@ def points(name: str, process: str = "self") -> list[Point]:
     To judge another process takes root; this process then moves into that one's network namespace and root directory.
     Raises `Failure`, and OSError for a process that cannot be judged.
     """
-    status = dict(line.partition(":")[::2] for line in _lines(f"/proc/{process}/status"))
+    status = dict(line.partition(":")[::2] for line in netns.lines(f"/proc/{process}/status"))
     if not status:
         raise MissingError(f"there is no process {process}")
     namespace = _namespace(name, process)
@@ -75,7 +74,7 @@ def points(name: str, process: str = "self") -> list[Point]:
     if process != "self":
         root = os.open(f"/proc/{process}/root", os.O_RDONLY)
         netns.enter(os.open(f"/proc/{process}/ns/net", os.O_RDONLY))
-    links = [line.partition(":")[0].strip() for line in _lines("/proc/self/net/dev")[2:]]
+    links = [line.partition(":")[0].strip() for line in netns.lines("/proc/self/net/dev")[2:]]
     forwarding = _forwarding(links)
     if process != "self":  # only now: in its root there may be no /proc
         os.fchdir(root)
@@ -112,7 +111,7 @@ def _host(process: str, status: dict[str, str], *, inside: bool) -> Point:
     if host == own:
         return "host", False, "this is the host's network namespace"
     if process != "self":
-        mounts = [line.split() for line in _lines(f"/proc/{process}/mountinfo")]
+        mounts = [line.split() for line in netns.lines(f"/proc/{process}/mountinfo")]
         options = next((fields[-1] for fields in reversed(mounts) if fields[4] == "/proc"), "")
         of_root = "0" in (status.get("Gid", "") + status.get("Groups", "")).split()
         hiding = ("ptraceable", "4") if of_root else ("ptraceable", "4", "invisible", "2")
@@ -122,10 +121,8 @@ def _host(process: str, status: dict[str, str], *, inside: bool) -> Point:
 
 
 def _privileges(status: dict[str, str]) -> list[Point]:
-    held = 0
-    for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb"):
-        held |= int(status[f"Cap{kind}"], 16)
-    found = [name for name, number in CAPABILITIES.items() if held >> number & 1]
+    held = [int(status[f"Cap{kind}"], 16) for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")]
+    found = [name for name, number in CAPABILITIES.items() if any(each >> number & 1 for each in held)]
     sealed = status.get("NoNewPrivs", "").strip() == "1"
     return [
         ("capabilities", not found, ", ".join(found) or "none that leads out, nor can one be gained"),
@@ -166,7 +163,7 @@ def _tunnel(name: str, links: list[str]) -> Point:
         return "links", False, f"besides lo and {name} there is {', '.join(others)}"
     if name not in links:
         return "links", False, f"there is no {name}"
-    kind = _lines(f"/sys/class/net/{name}/uevent")
+    kind = netns.lines(f"/sys/class/net/{name}/uevent")
     if not kind:
         return "links", None, f"there is nothing but lo and {name}; its kind cannot be seen here"
     if "DEVTYPE=wireguard" not in kind:
@@ -178,7 +175,7 @@ def _forwarding(links: list[str]) -> Point:
     names = ("all", "default", *links)
     paths = [f"/proc/sys/net/{family}/conf/{link}/{setting}" for family, setting in _SYSCTLS for link in names]
     paths = [path for path in paths if os.path.exists(path)]
-    on = [path for path in paths if _lines(path) != ["0"]]
+    on = [path for path in paths if netns.lines(path) != ["0"]]
     if on:
         return "forwarding", False, f"on by {on[0]}; a namespace made by netns-up has it off"
     if not paths:
@@ -187,7 +184,7 @@ def _forwarding(links: list[str]) -> Point:
 
 
 def _file(file: str, name: str) -> Point:
-    ours = dns_files.is_ours(_read(f"/etc/{file}"), name)
+    ours = dns_files.is_ours(netns.read(f"/etc/{file}"), name)
     return file, ours, f"/etc/{file} is {'' if ours else 'not '}the one that wg-up {name} wrote"
 
 
@@ -196,16 +193,3 @@ def _sockets() -> Point:
     if seen:
         return "sockets", False, f"{', '.join(seen)} can be seen: the host would look up names there"
     return "sockets", True, "no daemon that looks up names for the host can be seen"
-
-
-def _lines(path: str) -> list[str]:
-    return _read(path).decode(errors="replace").splitlines()
-
-
-def _read(path: str) -> bytes:
-    """The content of a regular file, nothing of any other: the process may put a FIFO there."""
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), "rb") as file:
-            return file.read(1 << 20) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
-    except OSError:
-        return b""

@@ -55,10 +55,12 @@ def main(program: str) -> None:
     except Exception as error:
         if os.environ.get("WGNS_DEBUG") == "1":
             raise
-        failure = _failure(error)
+        hint = "a fault of the program; WGNS_DEBUG=1 shows where"
+        failure = error if isinstance(error, Failure) else Failure(f"internal error: {type(error).__name__}", hint)
+        if isinstance(error, OSError):
+            failure = system_error(str(error.filename or "system call"), error)
         say(str(failure), failure.hint, ERROR)
         code = failure.code
-    if code:
         signals.release()  # a signal that has undone the work ends the process here; one that came too late does not
     os._exit(code)  # without the interpreter's tidying up: 2 ms
 
@@ -140,11 +142,15 @@ def _seconds(options: dict[str, str], option: str) -> int:
 def _wgns(program: str, names: list[str], options: dict[str, str]) -> None:
     if program == "wgns":
         raise UsageError("expected confine, release, status, check, exec or refresh", "wgns --help explains them")
-    if program in ("wgns confine", "wgns release", "wgns dropin"):
-        _confine(program, names, options)
+    if program == "wgns release":
+        from .confine import release
+
+        release(names, restart="--restart" in options)
         return
     name = checked_link(checked_name(names[0])) if names else ""
-    if program == "wgns exec":
+    if program in ("wgns confine", "wgns dropin"):
+        _confine(program, name, names[1:], options)
+    elif program == "wgns exec":
         from .exec import execute
 
         execute(name, options.get("--user", ""), names[1:])
@@ -153,41 +159,34 @@ def _wgns(program: str, names: list[str], options: dict[str, str]) -> None:
 
         refresh.refresh(name)
     elif program == "wgns status":
-        _status(name, json="--json" in options)
+        _status(name, options)
     else:
         _check(name, options)
 
 
-def _confine(program: str, names: list[str], options: dict[str, str]) -> None:
+def _confine(program: str, name: str, units: list[str], options: dict[str, str]) -> None:
     from . import confine
 
-    if program == "wgns release":
-        confine.release(names, restart="--restart" in options)
-        return
-    name = checked_link(checked_name(names[0]))
     allowed = options["--allow"].split("\n") if "--allow" in options else []
     if program == "wgns dropin":
-        chosen = [options["--unit"]] if "--unit" in options else []
-        _print(confine.printed(name, chosen, allowed) or confine.text(name))
+        _print(confine.printed(name, options.get("--unit", "").split(), allowed) or confine.text(name))
         return
     confine.check_tunnel(name)
     if "--print" in options:
-        _print(confine.printed(name, names[1:], allowed))
+        _print(confine.printed(name, units, allowed))
     else:
-        confine.confine(name, names[1:], allowed)
+        confine.confine(name, units, allowed)
 
 
-def _status(name: str, *, json: bool) -> None:
-    from . import status
+def _status(name: str, options: dict[str, str]) -> None:
+    import json
+
+    from . import report, status
 
     tunnels = status.look(name)
-    if json:
-        from json import dumps
-
-        _print(dumps({"tunnels": tunnels}, indent=2) + "\n")
+    if "--json" in options:
+        _print(json.dumps({"tunnels": tunnels}, indent=2) + "\n")
     else:
-        from . import report
-
         _print(report.text(tunnels[0]) if name else report.table(tunnels))
     status.verdict(tunnels)
 
@@ -197,7 +196,15 @@ def _check(name: str, options: dict[str, str]) -> None:
 
     if "--json" in options:
         import json  # before this process moves to a root directory that may lack it
-    process = _process(options)
+    process = options.get("--pid", "self")
+    if "--unit" in options:
+        from . import units
+
+        if "--pid" in options:
+            raise UsageError("--unit and --pid: expected one of the two")
+        process = units.main_process(options["--unit"])
+    elif process != "self" and not (process.isascii() and process.isdecimal()):
+        raise UsageError(f"--pid {shown(process)}: expected a number")
     name = name or check.own_name(process)
     points = check.points(name, process)
     refuted = [f"{point}: {text}" for point, holds, text in points if holds is False]
@@ -211,25 +218,3 @@ def _check(name: str, options: dict[str, str]) -> None:
         in_host = process == "self" and any(point == "host" and holds is False for point, holds, _ in points)
         hint = "--unit UNIT or --pid PID judges another process than this one; wgns status shows the tunnel"
         raise Failure(f'not confined to "{name}": {refuted[0]}', hint if in_host else "")
-
-
-def _process(options: dict[str, str]) -> str:
-    """The process that --unit or --pid names, "self" without either."""
-    if "--unit" in options and "--pid" in options:
-        raise UsageError("--unit and --pid: expected one of the two")
-    if "--unit" in options:
-        from . import units
-
-        return units.main_process(options["--unit"])
-    number = options.get("--pid", "self")
-    if number != "self" and not (number.isascii() and number.isdecimal()):
-        raise UsageError(f"--pid {shown(number)}: expected a number")
-    return number
-
-
-def _failure(error: Exception) -> Failure:
-    if isinstance(error, Failure):
-        return error
-    if isinstance(error, OSError):
-        return system_error(str(error.filename or "system call"), error)
-    return Failure(f"internal error: {type(error).__name__}", "a fault of the program; WGNS_DEBUG=1 shows where")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from binascii import crc32
 
 from .errors import say, system_error, warn
@@ -127,11 +126,8 @@ def _nsswitch() -> bytes:
 
     nss-myhostname(8) stays: it knows localhost and the host's own name, and asks nobody.
     """
-    try:
-        with open("/etc/nsswitch.conf", "rb") as file:
-            host = [line for line in file.read(_SIZE_LIMIT).splitlines() if b":" in line.partition(b"#")[0]]
-    except OSError:
-        host = []
+    content = read(os.path.realpath("/etc/nsswitch.conf")) or b""
+    host = [line for line in content.splitlines() if b":" in line.partition(b"#")[0]]
     kept = [line for line in host if line.partition(b":")[0].strip() != b"hosts"]
     by_itself = any(b"myhostname" in line.partition(b"#")[0].split() for line in host if line not in kept)
     hosts = b"hosts: files myhostname dns" if by_itself else b"hosts: files dns"
@@ -153,13 +149,12 @@ def read(path: str) -> bytes | None:
 
     Raises OSError. Only root can replace a file here between the two steps.
     """
-    try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            return b"?"
-        with open(path, "rb") as file:
-            return file.read(_SIZE_LIMIT)
-    except (FileNotFoundError, NotADirectoryError):
+    if not os.path.lexists(path):
         return None
+    if os.path.islink(path) or not os.path.isfile(path):
+        return b"?"
+    with open(path, "rb") as file:
+        return file.read(_SIZE_LIMIT)
 
 
 def _overwrite(path: str, content: bytes) -> None:

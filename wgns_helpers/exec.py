@@ -32,14 +32,6 @@ _CALLERS = ("SUDO_UID", "PKEXEC_UID", "DOAS_USER")  # how sudo(8), pkexec(1) and
 _ABIS = {"aarch64": (b"arm",), "s390x": (b"s390",), "x86_64": (b"x86", b"x32")}
 
 
-class CommandError(Failure):
-    """The command cannot be executed; the exit codes are those of env(1)."""
-
-    def __init__(self, command: str, error: OSError) -> None:
-        super().__init__(f"{shown(command)}: {(error.strerror or '').lower()}")
-        self.code = 127 if isinstance(error, FileNotFoundError) else 126
-
-
 def execute(name: str, user: str, command: list[str]) -> None:
     """Become `command`, confined to the tunnel `name`, as `user` ("": who called sudo, or the caller).
 
@@ -72,7 +64,9 @@ def execute(name: str, user: str, command: list[str]) -> None:
     try:
         os.execvp(command[0], command)
     except OSError as error:
-        raise CommandError(command[0], error) from None
+        failure = Failure(f"{shown(command[0])}: {(error.strerror or '').lower()}")
+        failure.code = 127 if isinstance(error, FileNotFoundError) else 126  # as env(1)
+        raise failure from None
 
 
 def _restrict() -> None:
@@ -95,8 +89,8 @@ def _restrict() -> None:
     calls.append(library.seccomp_load(context))  # which sets no_new_privs first
     if any(calls):
         raise OSError(-min(calls), os.strerror(-min(calls)), "system call filter")
-    with open("/proc/self/status", encoding="utf-8") as status:
-        permitted = int(next(line for line in status if line.startswith("CapPrm:")).split()[1], 16)
+    status = netns.lines("/proc/self/status")
+    permitted = int(next(line for line in status if line.startswith("CapPrm:")).split()[1], 16)
     for number in check.CAPABILITIES.values():
         netns.call("prctl", _PR_CAPBSET_DROP, number, 0, 0, 0)
         permitted &= ~(1 << number)
@@ -129,16 +123,17 @@ def _hide(name: str) -> None:
     settings = [line.partition("=")[::2] for line in confine.text(name).splitlines()]
     netns.call("unshare", _CLONE_NEWNS)
     netns.call("mount", b"none", b"/", None, netns.MS_REC | _MS_SLAVE, None)
-    sources = _sources([value for key, value in settings if key == "BindReadOnlyPaths"])
+    sources = {}  # of the bind mounts, by target; open, since a new /run hides their names
+    for bind in [value for key, value in settings if key == "BindReadOnlyPaths"]:
+        source, _, target = bind.removeprefix("-").partition(":")
+        if os.path.exists(source) or not bind.startswith("-"):
+            sources[os.path.realpath(target or source)] = f"/proc/self/fd/{os.open(source, os.O_PATH)}"
     _mount("tmpfs", "/run", _MS_NOSUID | _MS_NODEV, "mode=755")
     umask = os.umask(0o022)  # the command's user has to get there
     for target, source in sources.items():
         if target.startswith("/run/"):
             os.makedirs(os.path.dirname(target), exist_ok=True)
-            if os.path.isdir(source):
-                os.mkdir(target)
-            else:
-                os.mknod(target, 0o644)
+            (os.mkdir if os.path.isdir(source) else os.mknod)(target)
         if os.path.exists(target):
             _mount(source, target, netns.MS_BIND | netns.MS_REC)
             _mount("none", target, netns.MS_BIND | _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID)
@@ -153,16 +148,6 @@ def _hide(name: str) -> None:
     _mount("proc", "/proc", sealed, "hidepid=4")  # ptraceable, also for the group of root
     _mount("/proc/sys", "/proc/sys", netns.MS_BIND)  # by kernel.core_pattern root would have a program run in the host
     _mount("none", "/proc/sys", netns.MS_BIND | _MS_REMOUNT | _MS_RDONLY | sealed)
-
-
-def _sources(binds: list[str]) -> dict[str, str]:
-    """The sources of the bind mounts, by their targets. Opens them: a new /run hides their names."""
-    found = {}
-    for bind in binds:
-        source, _, target = bind.removeprefix("-").partition(":")
-        if os.path.exists(source) or not bind.startswith("-"):
-            found[os.path.realpath(target or source)] = f"/proc/self/fd/{os.open(source, os.O_PATH)}"
-    return found
 
 
 def _mount(source: str, target: str, flags: int, options: str = "") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 
 from .errors import Failure, MissingError, PermissionRefusedError, UsageError, say, shown, system_error
 from .netlink import socket
@@ -13,6 +14,7 @@ DIRECTORY = "/run/netns"
 CLONE_NEWNET = 0x40000000  # sched.h
 MS_BIND, MS_REC, MS_SHARED, MNT_DETACH = 0x1000, 0x4000, 0x100000, 2  # sys/mount.h
 _NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
+_READ_LIMIT = 1 << 21  # bytes; of files in /proc/sys the kernel refuses to read 4 MiB at once (KMALLOC_MAX_SIZE)
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.@+:")
 
 # The links that each new namespace can have: lo, and what the kernel makes where a module for tunnels is loaded
@@ -126,12 +128,22 @@ def comm(process: int | str) -> str:
 
 
 def text(path: str) -> str:
-    """The text of a small file below /proc without blanks around it, "" if it cannot be read."""
+    """The text of a small file as `read` has it, without blanks around it."""
+    return read(path).decode(errors="replace").strip()
+
+
+def lines(path: str) -> list[str]:
+    """The lines of a file as `read` has it."""
+    return read(path).decode(errors="replace").splitlines()
+
+
+def read(path: str) -> bytes:
+    """What a regular file contains; nothing if it is another, for a process may put a FIFO there, or cannot be read."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), "rb") as file:
+            return file.read(_READ_LIMIT) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
     except OSError:
-        return ""
+        return b""
 
 
 def open_namespace(name: str) -> int:

@@ -14,12 +14,8 @@ from .dns_files import FILES
 from .errors import Failure, MissingError, TryAgainError, say
 from .netlink import socket
 from .signals import DIRECTORY, Lock
-from .tunnel import NOWHERE
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from .tunnel import Endpoint, Peer
-    from .wireguard import Link
+from .tunnel import NOWHERE, Endpoint, Peer
+from .wireguard import Link
 
 _PATIENCE = 0.2  # seconds; a wg-up that has the lock looks the names up itself
 
@@ -35,12 +31,9 @@ def refresh(name: str = "") -> None:
     processes, _ = netns.processes()
     for each in [name] if name else [each for each in status.names() if os.path.exists(config.path_of(each))]:
         try:
-            descriptor = netns.open_namespace(each)
-            try:
-                failures += mend(each, processes.get(netns.identity(descriptor), []))
-                failures += _refresh(each, descriptor, required=bool(name))
-            finally:
-                os.close(descriptor)
+            with open(netns.open_namespace(each), "rb") as namespace:
+                failures += mend(each, processes.get(netns.identity(namespace.fileno()), []))
+                failures += _refresh(each, namespace.fileno(), required=bool(name))
         except Failure as error:
             failures.append(error)
     failures.sort(key=lambda failure: failure.code)
@@ -77,28 +70,30 @@ def _lost(name: str, process: int) -> list[str]:
     root = f"/proc/{process}/root"
     if not os.path.exists(f"{root}{netns.DIRECTORY}/{name}") or os.path.exists(f"{root}{DIRECTORY}"):
         return []
-    try:
-        with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="replace") as file:
-            mounts = file.read()
-    except OSError:  # it has ended
-        return []
-    return [file for file in FILES if f"/wgns/{name}/{file} " not in mounts]
+    mounts = netns.lines(f"/proc/{process}/mountinfo")
+    return [file for file in FILES if mounts and not any(f"/wgns/{name}/{file} " in mount for mount in mounts)]
 
 
 def _refresh(name: str, descriptor: int, *, required: bool) -> list[Failure]:
     """Refresh one tunnel; the failures to look a name up, which happens in this process's namespace."""
     tunnel = config.load_endpoints(config.path_of(name))
-    endpoints = {peer.public_key: peer.endpoint for peer in tunnel.peers if peer.endpoint}
-    named = {key: endpoint for key, endpoint in endpoints.items() if not endpoint.family}
+    named = {peer.public_key: to for peer in tunnel.peers if (to := peer.endpoint) and not to.family}
     if not named:
         return []
     with netns.Inside(descriptor):
-        link = wireguard.Link(name)
+        link = Link(name)
+    places: dict[bytes, list[Endpoint]] = {}
+    failures: list[Failure] = []
     with link:
         silent = {peer.public_key for peer in _silent(link)}
         if required and not link.index:
             raise MissingError(f'namespace "{name}" has no WireGuard link "{name}"', f"wg-up {name} makes it")
-        places, failures = _look_up({key: endpoint for key, endpoint in named.items() if key in silent})
+        for key in [key for key in named if key in silent]:
+            try:
+                addresses = resolve.addresses(named[key])
+                places[key] = list(filter(resolve.mtu_to, addresses)) or addresses  # those that there is a route to
+            except TryAgainError as error:
+                failures.append(error)
         if places:
             try:
                 with Lock(name, _PATIENCE):
@@ -116,20 +111,6 @@ def _silent(link: Link) -> list[Peer]:
         return []
     tunnel, sessions = link.read()
     return [peer for peer in tunnel.peers if not sessions[peer.public_key].alive(time.time())]
-
-
-def _look_up(endpoints: dict[bytes, Endpoint]) -> tuple[dict[bytes, list[Endpoint]], list[Failure]]:
-    """The addresses of peers, without those that have no route if others have one; and the failures."""
-    places: dict[bytes, list[Endpoint]] = {}
-    failures: list[Failure] = []
-    for key, endpoint in endpoints.items():
-        try:
-            addresses = resolve.addresses(endpoint)
-        except TryAgainError as error:
-            failures.append(error)
-        else:
-            places[key] = [address for address in addresses if resolve.has_route(address)] or addresses
-    return places, failures
 
 
 def _move(link: Link, places: dict[bytes, list[Endpoint]], names: dict[bytes, str]) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _WORDS = {"waiting": "waiting: nothing sent yet", "idle": "idle: nothing to send"}
 _RED, _GREEN = 31, 32  # ECMA-48
+_COLORS = {"alive": _GREEN, "stale": _RED, "never": _RED}
 
 
 def table(tunnels: list[dict[str, Any]]) -> str:
@@ -23,11 +24,10 @@ def table(tunnels: list[dict[str, Any]]) -> str:
         state = "fault" if tunnel["faults"] else (states or ["up" if tunnel["present"] else "?"])[0]
         latest = min((peer["handshake"] for peer in peers if peer["handshake"] is not None), default=None)
         traffic = [size(sum(peer[key] for peer in peers)) for key in ("received", "sent")]
-        last = [*tunnel["faults"], f"hint: {'; '.join(tunnel['hints'])}"]
-        if not tunnel["faults"]:
-            confined = tunnel["confined"].items()
-            last = [unit + " (not confined)" * (how not in ("confined", None)) for unit, how in confined if unit]
-            last += tunnel["unseen"]
+        confined = tunnel["confined"].items()
+        inside = [unit + " (not confined)" * (how not in ("confined", None)) for unit, how in confined if unit]
+        wrong = [*tunnel["faults"], f"hint: {'; '.join(tunnel['hints'])}"]
+        last = wrong if tunnel["faults"] else inside + tunnel["unseen"]
         numbers = [age(latest), *traffic] if tunnel["present"] else ["-"] * 3
         rows.append(list(map(_printable, [tunnel["name"], state, *numbers, "; ".join(last)])))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -50,9 +50,8 @@ def text(part: dict[str, Any], indent: str = "") -> str:
                 lines += f"{'inside:':16}{_painted(row, _GREEN * (how == 'confined'))}\n"
             lines += "" if value else f"{'inside:':16}none\n"
         elif key != "confined":
-            title, color = f"{indent}{key.replace('_', ' ')}:", _RED * (key == "faults" and bool(value))
-            if key == "state":
-                color = {"alive": _GREEN, "stale": _RED, "never": _RED}.get(value, 0)
+            title, red = f"{indent}{key.replace('_', ' ')}:", _RED * (key == "faults" and bool(value))
+            color = _COLORS.get(value, 0) if key == "state" else red
             rows = _words(key, value) or ["none"]
             lines += "".join(f"{title:16}{_painted(_printable(words), color)}\n" for words in rows)
     return lines

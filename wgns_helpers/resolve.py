@@ -18,9 +18,9 @@ _LONGEST_PAUSE = 5  # seconds between two tries; the first pauses are shorter
 
 
 def ready(tunnel: Tunnel, patience: float = 0) -> Tunnel:
-    """The tunnel with an address for each endpoint and an MTU, as `resolve` and `path_mtu` have them."""
+    """The tunnel as `resolve` has it, with an MTU: the configuration's, or that of the ways to the endpoints."""
     resolved = resolve(tunnel, patience)
-    return resolved._replace(mtu=path_mtu(resolved))
+    return resolved if resolved.mtu else resolved._replace(mtu=_path_mtu(resolved))
 
 
 def resolve(tunnel: Tunnel, patience: float = 0) -> Tunnel:
@@ -89,7 +89,7 @@ def addresses(endpoint: Endpoint) -> list[Endpoint]:
         packed = socket.inet_pton(family, str(address[0]).partition("%")[0])
         scope = int(address[3]) if len(address) == 4 else 0
         found.append(endpoint._replace(family=family, address=packed, scope=scope))
-    return sorted(dict.fromkeys(found), key=lambda one: not has_route(one))
+    return sorted(dict.fromkeys(found), key=lambda one: not mtu_to(one))
 
 
 def _unresolved(endpoint: Endpoint, reason: str) -> TryAgainError:
@@ -97,37 +97,28 @@ def _unresolved(endpoint: Endpoint, reason: str) -> TryAgainError:
     return TryAgainError(f"endpoint {shown(endpoint.host)} does not resolve: {reason}", hint)
 
 
-def path_mtu(tunnel: Tunnel) -> int:
-    """The interface's MTU in bytes: the configuration's, else what the ways to the endpoints leave for the packets.
+def _path_mtu(tunnel: Tunnel) -> int:
+    """The interface's MTU in bytes: what the ways to the endpoints leave for the packets.
 
     As in wg-quick(8): the largest counts; without an endpoint that of the default route, without one 1500.
     """
-    if tunnel.mtu:
-        return tunnel.mtu
     endpoints = {(to.address, to.scope): to for peer in tunnel.peers if (to := peer.endpoint)}
-    best = max(map(_mtu_to, endpoints.values()), default=0)
-    mtu = (best or _mtu_to(_ANYWHERE) or 1500) - _OVERHEAD
+    best = max(map(mtu_to, endpoints.values()), default=0)
+    mtu = (best or mtu_to(_ANYWHERE) or 1500) - _OVERHEAD
     if mtu < IPV6_MINIMUM and tunnel.has_ipv6():
         warn(f"the way to the endpoint has room for an mtu of {mtu} only, IPv6 needs 1280: packets will be split")
         return IPV6_MINIMUM
     return mtu
 
 
-def _mtu_to(endpoint: Endpoint) -> int:
+def mtu_to(endpoint: Endpoint) -> int:
     """The path MTU in bytes, 0 where there is no route. Connecting a UDP socket sends nothing."""
     place = socket.inet_ntop(endpoint.family, endpoint.address), endpoint.port
-    udp = None
     try:
         udp = socket.socket(endpoint.family, socket.SOCK_DGRAM)
-        udp.connect(place if endpoint.family == socket.AF_INET else (*place, 0, endpoint.scope))
-        return udp.getsockopt(*_PATH_MTU[endpoint.family])
-    except OSError:
+    except OSError:  # the kernel has no IPv6
         return 0
-    finally:
-        if udp:
-            udp.close()
-
-
-def has_route(endpoint: Endpoint) -> bool:
-    """Whether anything can be sent to the resolved endpoint from here."""
-    return bool(_mtu_to(endpoint))
+    failed = udp.connect_ex(place if endpoint.family == socket.AF_INET else (*place, 0, endpoint.scope))
+    mtu = 0 if failed else udp.getsockopt(*_PATH_MTU[endpoint.family])
+    udp.close()
+    return mtu

@@ -6,16 +6,14 @@ import os
 import time
 from binascii import b2a_base64
 
-from . import dns_files, errors, netlink, netns, signals
+from . import config, dns_files, errors, netlink, netns, resolve, signals
 from .errors import Failure, MissingError, PermissionRefusedError
 from .tunnel import NOWHERE, UNANSWERED, Peer, Session, Tunnel
+from .wireguard import Link
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import Any
-
-    from .wireguard import Link
 
     Watched = tuple[dict[str, Any], Link, dict[bytes, Session]]  # a tunnel, its link, and the sessions at first
 
@@ -25,27 +23,15 @@ _UNITS = (".service", ".scope", ".socket", ".mount", ".swap")  # those that can 
 _STATES = ("inactive", "failed", "deactivating", "activating", "reloading", "active")  # of two units, the last counts
 _LINK = ("up", "public_key", "listen_port", "addresses", "mtu", "peers", "differences")
 _SPANS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+_IFNAMSIZ = 16  # linux/if.h: the bytes of a link's name, with a null byte at the end
 _RETRY = 6.0  # seconds within which the kernel tries a handshake again (REKEY_TIMEOUT and its jitter), if it has to
 _PAUSE = 0.2  # seconds between two looks
 
 
 def names() -> list[str]:
     """The named network namespaces that can have a tunnel of their name; not the one that this process is in."""
-    found = []
-    for name, identity in netns.named().items():
-        try:
-            if identity != netns.own():
-                found.append(netns.checked_link(netns.checked_name(name)))
-        except Failure:
-            continue
-    return found
-
-
-def index(link: str) -> int:
-    """The index of the WireGuard link of this name in this process's network namespace, 0 where there is none."""
-    with netlink.Socket() as socket:
-        number, kind = netlink.read_link(socket, link)
-    return number if kind == "wireguard" else 0
+    named = {name: space for name, space in netns.named().items() if len(os.fsencode(name)) < _IFNAMSIZ}
+    return [name for name, space in named.items() if space != netns.own()]
 
 
 def look(name: str = "") -> list[dict[str, Any]]:
@@ -56,8 +42,8 @@ def look(name: str = "") -> list[dict[str, Any]]:
     """
     spaces = {each: netns.pinned(each) for each in ([name] if name else names())}
     processes, hidden = netns.processes()
-    within = {each: by_unit(processes.get(space, ()) if space else ()) for each, space in spaces.items()}
-    properties = _properties(unit for inside in within.values() for unit in inside if unit)
+    within = {each: by_unit(processes.get(space, []) if space else []) for each, space in spaces.items()}
+    properties = _properties([unit for inside in within.values() for unit in inside if unit])
     units = _tunnels(properties)
     if name and not spaces[name] and name not in units:
         os.close(netns.open_namespace(name))  # raises why
@@ -81,10 +67,11 @@ def look(name: str = "") -> list[dict[str, Any]]:
     for tunnel in tunnels:
         result = properties.get(tunnel["unit"], {}).get("Result", "success")
         tunnel["faults"], tunnel["hints"] = _faults(tunnel, result)
-    return [each for each in tunnels if name or each["unit"] or each["present"] is not False or _configuration(each)]
+    expected = {name, *units, *(each for each in spaces if os.path.exists(config.path_of(each)))}
+    return [tunnel for tunnel in tunnels if tunnel["name"] in expected or tunnel["present"] is not False]
 
 
-def by_unit(processes: Iterable[int]) -> dict[str, dict[int, str]]:
+def by_unit(processes: list[int]) -> dict[str, dict[int, str]]:
     """The names of processes, by unit ("": none) and number; without this program and `wgns refresh` of the timer."""
     found: dict[str, dict[int, str]] = {}
     for process in processes:
@@ -96,12 +83,9 @@ def by_unit(processes: Iterable[int]) -> dict[str, dict[int, str]]:
 
 def _unit(process: int) -> str:
     """The unit of a process by its control group, in the unified hierarchy or systemd's own (cgroups(7)); or ""."""
-    try:
-        with open(f"/proc/{process}/cgroup", encoding="utf-8", errors="replace") as lines:
-            paths = [line.strip().split(":", 2)[2] for line in lines if line.split(":")[1] in ("", "name=systemd")]
-    except OSError:  # it has ended
-        return ""
-    return next((part for part in reversed("/".join(paths[:1]).split("/")) if part.endswith(_UNITS)), "")
+    groups = [line.split(":", 2) for line in netns.lines(f"/proc/{process}/cgroup")]
+    path = "/".join(path for _, controllers, path in groups if controllers in ("", "name=systemd"))
+    return next((part for part in reversed(path.split("/")) if part.endswith(_UNITS)), "")
 
 
 def _judged(name: str, process: int) -> str | None:
@@ -120,13 +104,7 @@ def _judged(name: str, process: int) -> str | None:
         return answer.read() or None
 
 
-def _configuration(tunnel: dict[str, Any]) -> bool:
-    from . import config
-
-    return os.path.exists(config.path_of(tunnel["name"]))
-
-
-def _properties(units: Iterable[str]) -> dict[str, dict[str, str]]:
+def _properties(units: list[str]) -> dict[str, dict[str, str]]:
     """What systemd says of the units of tunnels and of these; empty where no systemd runs (sd_booted(3))."""
     import subprocess
 
@@ -150,8 +128,7 @@ def _tunnels(properties: dict[str, dict[str, str]]) -> dict[str, str]:
             units[unit] = found["ActiveState"]
     tunnels = {}
     for unit in sorted(units, key=lambda unit: _STATES.index(units[unit]) if units[unit] in _STATES else 0):
-        instance = re.fullmatch(r"wg@(.+)\.service|wg\.service", unit)
-        if instance:
+        if instance := re.fullmatch(r"wg@(.+)\.service|wg\.service", unit):
             escaped = re.sub(r"\\x([0-9a-f]{2})", lambda code: chr(int(code[1], 16)), instance[1] or "wg")
             tunnels[escaped.replace("/", "-")] = unit
     return tunnels
@@ -159,26 +136,24 @@ def _tunnels(properties: dict[str, dict[str, str]]) -> dict[str, str]:
 
 def _link(tunnel: dict[str, Any]) -> list[Watched]:
     """Add the details of the link, if there is one, and return what has to be watched for a while."""
-    from . import present, wg_up, wireguard
+    from . import present, wg_up
 
     name = tunnel["name"]
     wanted, why = _configured(name)
-    there = netns.open_namespace(name)
     try:
-        with netns.Inside(there):
-            number = index(name)
-            tunnel["present"] = bool(number)
-            if not number:
+        with open(netns.open_namespace(name), "rb") as namespace, netns.Inside(namespace.fileno()):
+            link = Link(name)
+            link.index, kind = netlink.read_link(link, name)
+            tunnel["present"] = kind == "wireguard"
+            if not tunnel["present"]:
+                link.__exit__()
                 return []
-            link = wireguard.Link(name, number)
             now, sessions = present.read(link)
             tunnel["differences"] = wg_up.differences(link, name, now, wanted) if wanted else None
     except PermissionRefusedError as error:
         tunnel["present"] = None
         tunnel["unseen"].append(f"the tunnel itself: {error}")
         return []
-    finally:
-        os.close(there)
     key = _key(now.public_key) if now.private_key else ""
     tunnel |= {"up": now.up, "public_key": key, "listen_port": now.listen_port, "mtu": now.mtu}
     tunnel["addresses"] = [str(address) for address in now.addresses]
@@ -200,9 +175,9 @@ def _watch(watched: list[Watched]) -> None:
                 now, sessions = link.read()
             except Failure:  # it is gone
                 continue
-            keys = {peer.public_key: peer for peer in now.peers}
-            rows = (peer_at(peer, sessions[key], time.time(), former.get(key)) for key, peer in keys.items())
-            tunnel["peers"] = list(rows)
+            tunnel["peers"] = [
+                peer_at(peer, sessions[peer.public_key], time.time(), former.get(peer.public_key)) for peer in now.peers
+            ]
     for _, link, _ in watched:
         link.__exit__()
 
@@ -216,8 +191,6 @@ def _is_doubtful(row: dict[str, Any]) -> bool:
 
 def _configured(name: str) -> tuple[Tunnel | None, str]:
     """The tunnel of the configuration, or why it cannot be read; with the credentials of the tunnel's unit."""
-    from . import config, resolve
-
     errors.leave_out_warnings()
     places = [f"/run/credentials/{unit}" for unit in (f"wg@{name}.service".replace("+", r"\x2b"), "wg.service")]
     os.environ["CREDENTIALS_DIRECTORY"] = places[name == "wg" and not os.path.isdir(places[0])]
@@ -239,18 +212,19 @@ def _dns(name: str) -> dict[str, list[str] | None]:
 def peer_at(peer: Peer, session: Session, clock: float, former: Session | None = None) -> dict[str, Any]:
     """A peer at the time `clock`, `former` being its session at the first look."""
     age = max(int(clock) - session.handshake, 0) if session.handshake else None
+    endpoint = "" if peer.endpoint in (None, NOWHERE) else str(peer.endpoint)
     state = "stale" if session.handshake else "never" if session.sent else "waiting"
     if session.alive(clock):
         state = "alive"
     elif state == "stale" and not peer.keepalive and former and former.sent == session.sent:
         state = "idle"
-    elif state == "waiting" and peer.keepalive and former:  # which the kernel cannot send
+    elif state == "waiting" and peer.keepalive and endpoint and former:  # which the kernel cannot send
         state = "never"
     return {
         "public_key": _key(peer.public_key),
         "state": state,
         "handshake": age,
-        "endpoint": "" if peer.endpoint in (None, NOWHERE) else str(peer.endpoint),
+        "endpoint": endpoint,
         "received": session.received,
         "sent": session.sent,
         "allowed_ips": [str(network) for network in peer.allowed_ips],
@@ -288,6 +262,7 @@ def _faults(tunnel: dict[str, Any], result: str) -> tuple[list[str], list[str]]:
     for unit, how in tunnel["confined"].items():
         if (how or "").startswith(dns_files.FILES):  # a DHCP client has put another one into place, see refresh.mend
             hint = f"wgns refresh {name}; if that does not help: systemctl restart {quoted(unit)}"
+            hint = hint if unit.endswith(".service") else "start the command again"
             found.append((f"{unit or 'a command'}: {how}", hint))
     return [text for text, _ in found], list(dict.fromkeys(hint for _, hint in found))
 
@@ -299,17 +274,15 @@ def quoted(unit: str) -> str:
 
 def verdict(tunnels: list[dict[str, Any]]) -> None:
     """Raise what the exit status is to be: 1 for a fault, 69 for no tunnel, 77 for one that cannot be seen."""
-    for tunnel in tunnels:
+    for tunnel in sorted(tunnels, key=lambda tunnel: not tunnel["faults"]):
         if tunnel["faults"]:
             failure = MissingError if tunnel["present"] is False else Failure
             raise failure(f'"{tunnel["name"]}": {"; ".join(tunnel["faults"][:3])}', "; ".join(tunnel["hints"][:3]))
-    for tunnel in tunnels:
         if tunnel["present"] is None:
             raise PermissionRefusedError(f'"{tunnel["name"]}" cannot be looked into', "run it as root")
     if not tunnels:
-        problem = "there is no tunnel"
         hint = "put the provider's file at /etc/wireguard/NAME.conf; systemctl enable --now wg@NAME"
-        raise MissingError(problem, hint)
+        raise MissingError("there is no tunnel", hint)
 
 
 def age(seconds: int | None) -> str:

@@ -19,8 +19,8 @@ import pytest
 from tests.kernel.conftest import snapshot
 from tests.kernel.test_tunnel import ping, provider, public, write
 from tests.support import MINIMAL, POWERLESS, PRESHARED, PUBLIC, ROOT, run, shell
-from wgns_helpers import dns_files, inside, report, status
-from wgns_helpers.tunnel import Peer, Session, Tunnel
+from wgns_helpers import dns_files, netns, refresh, report, status
+from wgns_helpers.tunnel import Endpoint, Peer, Session, Tunnel
 
 __all__ = ["provider"]
 
@@ -33,7 +33,6 @@ TUNNEL: dict[str, tuple[type, ...]] = {
     "inode": (int,),
     "inside": (dict,),
     "confined": (dict,),
-    "replaced": (dict,),
     "name_servers": (list, type(None)),
     "search": (list, type(None)),
     "present": (bool, type(None)),
@@ -179,8 +178,15 @@ def test_the_state_goes_by_the_clock(handshake: int, state: str, age: int | None
 )
 def test_the_state_goes_by_what_was_sent(keepalive: int, former: Session | None, now: Session, state: str) -> None:
     """Nothing sent yet is no fault; of two looks, nothing sent between them makes idle of stale, but for keepalives."""
-    found = status.peer_at(Peer(b"k" * 32, b"", None, keepalive), now, 10_000, former)
+    peer = Peer(b"k" * 32, b"", Endpoint("192.0.2.1", 1), keepalive)
+    found = status.peer_at(peer, now, 10_000, former)
     assert (found["state"], found["may_idle"]) == (state, not keepalive)
+
+
+def test_a_peer_without_an_endpoint_waits() -> None:
+    """Nothing can be sent to it before it comes by itself, so that is no fault, also where another one is watched."""
+    found = status.peer_at(Peer(b"k" * 32, keepalive=25), Session(0), 10_000, Session(0))
+    assert found["state"] == "waiting"
 
 
 class Sessions:
@@ -189,13 +195,17 @@ class Sessions:
     def __init__(self, *sessions: Session) -> None:
         self.sessions = list(sessions)
 
-    def read(self) -> tuple[None, dict[bytes, Session]]:
+    def read(self) -> tuple[Tunnel, dict[bytes, Session]]:
         """As wireguard.Link has it."""
-        return None, {b"k" * 32: self.sessions.pop(0) if len(self.sessions) > 1 else self.sessions[0]}
+        session = self.sessions.pop(0) if len(self.sessions) > 1 else self.sessions[0]
+        return Tunnel(b"", peers=(Peer(b"k" * 32),)), {b"k" * 32: session}
+
+    def __exit__(self, *_: object) -> None:
+        """As wireguard.Link has it."""
 
 
 def test_all_doubtful_peers_share_one_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ends for each when it has sent something, a second for the answer later, or when it is alive."""
+    """It ends when all are alive, or when the kernel would have tried a handshake again with each."""
     clock = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     monkeypatch.setattr("time.sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
@@ -203,15 +213,16 @@ def test_all_doubtful_peers_share_one_wait(monkeypatch: pytest.MonkeyPatch) -> N
     old, tried, answered = Session(1, 9, 9), Session(1, 9, 157), Session(9_999, 101, 189)
 
     def settled(*links: Sessions) -> tuple[list[str], float]:
-        began, peer = clock[0], Peer(b"k" * 32)
-        rows: list[dict[str, Any]] = [status.peer_at(peer, old, 10_000) for _ in links]
-        status._look_again([(link, peer, old, row) for link, row in zip(links, rows, strict=True)])  # type: ignore[misc]  # noqa: SLF001
-        return [row["state"] for row in rows], round(clock[0] - began, 1)
+        began, key = clock[0], b"k" * 32
+        tunnels: list[dict[str, Any]] = [{"peers": [status.peer_at(Peer(key), old, 10_000)]} for _ in links]
+        watched = [(tunnel, link, {key: old}) for tunnel, link in zip(tunnels, links, strict=True)]
+        status._watch(watched)  # type: ignore[arg-type]  # noqa: SLF001
+        return [tunnel["peers"][0]["state"] for tunnel in tunnels], round(clock[0] - began, 1)
 
     assert settled(Sessions(answered)) == (["alive"], 0.2)
     assert settled(Sessions(old, tried, answered)) == (["alive"], 0.6)
     states, seconds = settled(Sessions(old, tried))
-    assert (states, 1.4 <= seconds <= 1.6) == (["stale"], True)
+    assert (states, 6 <= seconds < 6.5) == (["stale"], True)
     states, seconds = settled(Sessions(old), Sessions(old), Sessions(old, tried), Sessions(answered))
     assert states == ["idle", "idle", "stale", "alive"]
     assert 6 <= seconds < 6.5
@@ -227,10 +238,8 @@ def test_no_tunnel(unchanged: None) -> None:
     assert ask() == (69, "", nothing)
     assert asked() == (69, [])
     assert ask("file")[0] == 69
-    assert ask("nobody")[::2] == (
-        69,
-        'wgns: there is no network namespace "nobody"\nwgns: hint: netns-up nobody makes one\n',
-    )
+    hint = "did you mean file, wg? netns-up nobody makes another"
+    assert ask("nobody")[::2] == (69, f'wgns: there is no network namespace "nobody"\nwgns: hint: {hint}\n')
     code, printed, said = ask("wg")
     assert (code, said) == (69, 'wgns: "wg": there is no such WireGuard link\nwgns: hint: wg-up wg\n')
     assert "present:        no\n" in printed
@@ -298,7 +307,7 @@ def test_a_systemd_that_does_not_answer() -> None:
 def tunnel_of(**changes: Any) -> dict[str, Any]:
     """A tunnel that is as it should be, but for these."""
     found = {"name": "wg", "unit": "wg@wg.service", "unit_state": "active", "present": True, "inode": 1, "up": True}
-    return {**found, "peers": [], "differences": [], "replaced": {}, **changes}
+    return {**found, "peers": [], "differences": [], "confined": {}, **changes}
 
 
 PEERS = {state: {"public_key": "x" * 44, "state": state, "handshake": 200} for state in ("alive", "stale", "never")}
@@ -345,11 +354,18 @@ PEERS = {state: {"public_key": "x" * 44, "state": state, "handshake": 200} for s
             "are the keys right, and known to the provider? does UDP to the endpoint get through?",
         ),
         (
-            {"replaced": {"a.service": ["nsswitch.conf", "resolv.conf"]}},
+            {"confined": {"a.service": "nsswitch.conf: it is another"}},
             "success",
-            "a.service no longer sees the tunnel's nsswitch.conf and resolv.conf",
+            "a.service: nsswitch.conf: it is another",
             "wgns refresh wg; if that does not help: systemctl restart a.service",
         ),
+        (
+            {"confined": {"": "resolv.conf: it is another"}},
+            "success",
+            "a command: resolv.conf: it is another",
+            "start the command again",
+        ),
+        ({"confined": {"a.service": "host: it is seen", "b.service": None, "": "confined"}}, "success", None, None),
     ],
 )
 def test_faults_and_hints(changes: dict[str, Any], result: str, fault: str | None, hint: str | None) -> None:
@@ -391,32 +407,6 @@ def test_columns_line_up(enabled: Path) -> None:
     assert titles.index("INSIDE") == first.index("wg@a") == second.index("wg@long")
 
 
-@pytest.mark.parametrize(
-    ("links", "path"),
-    [
-        ({}, "/etc/resolv.conf"),
-        ({"etc/resolv.conf": "../run/a"}, "/run/a"),
-        ({"etc/resolv.conf": "/run/a"}, "/run/a"),
-        ({"etc/resolv.conf": "/etc/static/a", "etc/static": "/store"}, "/store/a"),
-        ({"etc/resolv.conf": "../../../../run/./a"}, "/run/a"),
-        ({"etc": "/other", "other/resolv.conf": "b"}, "/other/b"),
-    ],
-)
-def test_symlinks_stay_in_the_root_of_a_process(links: dict[str, str], path: str, tmp_path: Path) -> None:
-    """An absolute one would otherwise lead to a file of the host's."""
-    for link, target in links.items():
-        (tmp_path / link).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / link).symlink_to(target)
-    assert inside._within(str(tmp_path), "/etc/resolv.conf") == path  # noqa: SLF001
-
-
-def test_symlinks_in_a_circle(tmp_path: Path) -> None:
-    """They end."""
-    (tmp_path / "a").symlink_to("/b")
-    (tmp_path / "b").symlink_to("/a")
-    assert inside._within(str(tmp_path), "/a") in ("/a", "/b")  # noqa: SLF001
-
-
 CONFINED = """
 mount --bind /run/wgns/wg/resolv.conf /etc/resolv.conf
 mount --bind /run/wgns/wg/nsswitch.conf /etc/nsswitch.conf
@@ -443,19 +433,39 @@ def confined() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
+@pytest.mark.skipif(not shutil.which("systemctl"), reason="there is no systemctl")
 @pytest.mark.parametrize("file", ["resolv.conf", "nsswitch.conf"])
-def test_a_file_that_is_renamed_into_place(confined: subprocess.Popen[bytes], file: str) -> None:
-    """As a DHCP client does: the mount goes, status reports it, and refresh says why it cannot mend it here."""
-    assert asked("wg")[1][0]["replaced"] == {}
+def test_a_file_that_is_renamed_into_place(
+    confined: subprocess.Popen[bytes], file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a DHCP client does: the mount goes, and refresh says why it cannot mend it here, but leaves a scope alone."""
+    monkeypatch.setattr(status, "_unit", lambda _: "a.service")
+    assert refresh.mend("wg", [confined.pid]) == []
     shell(f"cp /etc/{file} /etc/{file}.new; mv /etc/{file}.new /etc/{file}")
-    code, (found,) = asked("wg")
-    unit = inside.unit_of(confined.pid)
-    assert (code, found["replaced"]) == (69, {unit: [file]})
-    assert f"{unit or 'a command'} no longer sees the tunnel's {file}" in found["faults"]
-    done = run("wgns", "refresh")
-    assert done.returncode == 75
-    assert f"{unit or 'sleep'} no longer sees the tunnel's {file}: " in done.stderr
-    assert done.stderr.splitlines()[1].startswith("wgns: hint: ")
+    (failure,) = refresh.mend("wg", [confined.pid])
+    assert str(failure).startswith(f'"wg": a.service no longer sees the tunnel\'s {file}: ')
+    assert (failure.code, failure.hint) == (75, "systemctl restart a.service")
+    monkeypatch.setattr(status, "_unit", lambda _: "a.scope")
+    assert refresh.mend("wg", [confined.pid]) == []
+
+
+@pytest.mark.wireguard
+@pytest.mark.parametrize("file", ["resolv.conf", "nsswitch.conf"])
+def test_a_confined_process_that_loses_a_file(tunnel: str, file: str) -> None:
+    """The point of wgns check that fails is beside it, and that is a fault."""
+    argv = [sys.executable, str(ROOT / "bin/wgns"), "exec", "wg", "--user", "root", "sleep", "60"]
+    with subprocess.Popen(argv) as process:
+        while Path(f"/proc/{process.pid}/comm").read_text() != "sleep\n":
+            assert process.poll() is None
+        code, (found,) = asked("wg")
+        assert (code, list(found["confined"].values())) == (0, ["confined"])
+        shell(f"cp /etc/{file} /etc/{file}.new; mv /etc/{file}.new /etc/{file}")
+        code, (found,) = asked("wg")
+        process.kill()
+    (unit,) = found["inside"]
+    lacks = f"{file}: /etc/{file} is not the one that wg-up wg wrote"
+    assert (code, found["confined"]) == (1, {unit: lacks})
+    assert found["faults"] == [f"{unit or 'a command'}: {lacks}"]
 
 
 def test_a_process_that_never_had_the_files() -> None:
@@ -468,7 +478,8 @@ def test_a_process_that_never_had_the_files() -> None:
         (found,) = asked("wg")[1]
         process.kill()
     assert list(found["inside"].values()) == [{str(process.pid): "sleep"}]
-    assert (found["replaced"], next(iter(found["confined"].values()))[:6]) == ({}, "host: ")
+    assert next(iter(found["confined"].values()))[:6] == "host: "
+    assert refresh.mend("wg", [process.pid]) == []
 
 
 def test_who_is_inside() -> None:
@@ -501,13 +512,8 @@ def test_who_is_inside() -> None:
 )
 def test_the_unit_of_a_process(groups: str, unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the innermost in the path of the control group."""
-    monkeypatch.setattr(inside, "_read", lambda _: f"{groups}\n")
-    shell("ip netns add wg")
-    with subprocess.Popen(["nsenter", "--net=/run/netns/wg", "sleep", "60"]) as process:
-        while not list(status.look("wg")[0]["inside"]):
-            pass
-        assert list(status.look("wg")[0]["inside"]) == [unit]
-        process.kill()
+    monkeypatch.setattr(netns, "lines", lambda _: groups.splitlines())
+    assert status._unit(1) == unit  # noqa: SLF001
 
 
 def test_without_root() -> None:
