@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import config, errors, netlink, netns, resolve, status, wireguard
+from . import config, errors, netlink, netns, resolve, status
 from .dns_files import FILES
 from .errors import Failure, MissingError, TryAgainError, say
 from .netlink import socket
@@ -62,16 +62,21 @@ def mend(name: str, processes: list[int]) -> list[Failure]:
 
 
 def _lost(name: str, process: int) -> list[str]:
-    """The tunnel's files that a process was given by the drop-in, and that are not mounted any more.
+    """The tunnel's files that a process was given by the drop-in, and that it does not see any more.
 
-    The drop-in shows the process /run/netns/NAME and hides /run/wgns. In proc_pid_mountinfo(5), the root of a mount
-    comes before the mount point.
+    The drop-in shows the process /run/netns/NAME and hides /run/wgns. A symlink in the place of a file leads to another
+    mount point; in proc_pid_mountinfo(5), the root of a mount comes before that.
     """
     root = f"/proc/{process}/root"
     if not os.path.exists(f"{root}{netns.DIRECTORY}/{name}") or os.path.exists(f"{root}{DIRECTORY}"):
         return []
-    mounts = netns.lines(f"/proc/{process}/mountinfo")
-    return [file for file in FILES if mounts and not any(f"/wgns/{name}/{file} " in mount for mount in mounts)]
+    mounts = netns.text(f"/proc/{process}/mountinfo")
+    lost = []
+    for file in FILES if mounts else ():
+        seen, ours = f"{root}/etc/{file}", f"{DIRECTORY}/{name}/{file}"
+        mounted = os.path.islink(seen) or (os.path.exists(seen) and os.path.samefile(seen, ours))
+        lost += [] if mounted and f"/wgns/{name}/{file} " in mounts else [file]
+    return lost
 
 
 def _refresh(name: str, descriptor: int, *, required: bool) -> list[Failure]:
