@@ -72,10 +72,11 @@ def _lost(name: str, process: int) -> list[str]:
         return []
     mounts = netns.text(f"/proc/{process}/mountinfo")
     lost = []
-    for file in FILES if mounts else ():
+    for file in FILES:
         seen, ours = f"{root}/etc/{file}", f"{DIRECTORY}/{name}/{file}"
-        mounted = os.path.islink(seen) or (os.path.exists(seen) and os.path.samefile(seen, ours))
-        lost += [] if mounted and f"/wgns/{name}/{file} " in mounts else [file]
+        if mounts and os.path.exists(ours):
+            mounted = os.path.islink(seen) or (os.path.exists(seen) and os.path.samefile(seen, ours))
+            lost += [] if mounted and f"/wgns/{name}/{file} " in mounts else [file]
     return lost
 
 
