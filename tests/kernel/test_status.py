@@ -591,9 +591,9 @@ def test_a_peer_that_has_never_answered(provider: str) -> None:
     began = time.monotonic()
     code, (found,) = asked("wg")
     assert (code, found["peers"][0]["state"], found["peers"][0]["handshake"]) == (1, "never", None)
+    assert time.monotonic() - began < 20  # 6 s, and the rest on a busy machine
     hint = "wgns: hint: are the keys right, and known to the provider? does UDP to the endpoint get through?\n"
     assert ask("wg")[2] == f'wgns: "wg": peer "xTIBA5rb…" has never answered\n{hint}'
-    assert time.monotonic() - began < 20
     shell("ip -n wg link set wg down")
     assert ask("wg")[2].startswith('wgns: "wg": the interface is down; peer "xTIBA5rb…" has never answered; not as')
 
