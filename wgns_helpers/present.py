@@ -7,7 +7,7 @@ from struct import pack
 from . import netlink
 from .errors import MissingError
 from .netlink import socket
-from .tunnel import Network, Route, Session, Tunnel
+from .tunnel import Network, Route, Session, Tunnel, network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .wireguard import Link
 
 _UNICAST, _KERNEL_LL = 1, 3  # RTN_UNICAST; IFAPROT_KERNEL_LL: a link-local address that nobody configured
+_ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104  (networks)
 _METRIC = {socket.AF_INET: 0, socket.AF_INET6: 1024}  # of wg-up's routes; IP6_RT_PRIO_USER
 
 
@@ -60,7 +61,7 @@ def _addresses(messages: Iterator[Any], index: int) -> Iterator[Network]:
     for message in messages:
         if message["index"] == index and message.get_attr("IFA_PROTO") != _KERNEL_LL:
             address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-            yield _network(message["family"], address, message["prefixlen"])
+            yield network(f"{address}/{message['prefixlen']}")
 
 
 def _routes(messages: Iterator[Any], index: int) -> list[Route]:
@@ -70,12 +71,7 @@ def _routes(messages: Iterator[Any], index: int) -> list[Route]:
         family = message["family"]
         of_link = message.get_attr("RTA_OIF") == index and message["type"] == _UNICAST
         if of_link and (message.get_attr("RTA_PRIORITY") or 0) == _METRIC[family]:
-            network = _network(family, message.get_attr("RTA_DST"), message["dst_len"])
-            key = (network, message.get_attr("RTA_TABLE"))
+            target = network(f"{message.get_attr('RTA_DST') or _ANY[family]}/{message['dst_len']}")
+            key = (target, message.get_attr("RTA_TABLE"))
             ours[key] = ours.get(key, False) or message["proto"] == netlink.ROUTE_PROTOCOL
-    return [Route(network, table, made) for (network, table), made in ours.items()]
-
-
-def _network(family: int, address: str | None, prefix: int) -> Network:
-    address = address or ("0.0.0.0" if family == socket.AF_INET else "::")  # noqa: S104  (a network)
-    return Network(family, socket.inet_pton(family, address), prefix)
+    return [Route(target, table, made) for (target, table), made in ours.items()]

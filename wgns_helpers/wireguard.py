@@ -62,24 +62,22 @@ class Link(Socket):
         request = Request(f'device "{self.name}"', self.device().family, head, DUMP, NETLINK_GENERIC)
         peers: dict[bytes, Peer] = {}
         sessions: dict[bytes, Session] = {}
-        settings: dict[int, bytes] = {}
-        for answer in self.dump(request):
-            found = attributes(answer, 4)
-            settings = settings or found  # the other answers have peers only
-            for _, nest in each(found.get(8, b"")):  # WGDEVICE_A_PEERS
+        answers = [attributes(answer, 4) for answer in self.dump(request)]
+        for answer in answers:
+            for _, nest in each(answer.get(8, b"")):  # WGDEVICE_A_PEERS
                 part, session = _peer(attributes(nest))
                 former = peers.get(part.public_key)
                 if former:  # its allowed IPs go on from the message before
                     part = former._replace(allowed_ips=former.allowed_ips + part.allowed_ips)
                 peers[part.public_key] = part
                 sessions.setdefault(part.public_key, session)
+        settings = answers[0] if answers else {}  # the other answers have peers only
         return Tunnel(
             private_key=_secret(settings.get(3, b"")),  # WGDEVICE_A_PRIVATE_KEY
             public_key=settings.get(4, b""),  # WGDEVICE_A_PUBLIC_KEY
             listen_port=_number(settings.get(6, b"")),  # WGDEVICE_A_LISTEN_PORT
             fwmark=_number(settings.get(7, b"")),  # WGDEVICE_A_FWMARK
             peers=tuple(peers.values()),
-            routes=(),
         ), sessions
 
 

@@ -167,5 +167,5 @@ def test_the_configuration_is_read_when_the_lock_is_there() -> None:
             time.sleep(1)
             config.write_text("[Interface]\nMTU = 7\n")
             assert waiting.stderr
-            assert "no private key" in waiting.stderr.read()
+            assert 'MTU: "7"' in waiting.stderr.read()
         assert waiting.returncode == 78
