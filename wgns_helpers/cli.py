@@ -215,6 +215,5 @@ def _check(name: str, options: dict[str, str]) -> None:
         words = {True: "yes", False: "NO ", None: "?  "}
         _print("".join(f"{words[holds]} {point}: {text}\n" for point, holds, text in points))
     if refuted:
-        in_host = process == "self" and any(point == "host" and holds is False for point, holds, _ in points)
-        hint = "--unit UNIT or --pid PID judges another process than this one; wgns status shows the tunnel"
-        raise Failure(f'not confined to "{name}": {refuted[0]}', hint if in_host else "")
+        hint = "--unit UNIT or --pid PID judges another process; wgns status shows the tunnel" * (process == "self")
+        raise Failure(f'not confined to "{name}": {refuted[0]}', hint)

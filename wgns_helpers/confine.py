@@ -122,10 +122,8 @@ def _refuse_or_warn(unit: Unit) -> None:
     """Refuse what cannot work, and name what the drop-in cannot hold."""
     name = unit.name
     if (unit.one("Type") or ("dbus" if unit.one("BusName") else "")) == "dbus":
-        raise Failure(
-            f"{name} is on the system bus (Type=dbus), which answers from the host's network and is hidden from it",
-            "a drop-in with another Type= and without BusName=, if the service can do without the bus",
-        )
+        problem = f"{name} is on the system bus (Type=dbus), which is hidden and would answer from the host's network"
+        raise Failure(problem, "a drop-in with another Type= and without BusName=, if it can do without the bus")
     root = unit.place(unit.one("RootDirectory") or "/")
     lacks = "which lacks" if os.path.isdir(root) and not os.path.exists(f"{root}/usr/bin/env") else "which needs"
     of_root = f"{name} has another root, {lacks} /usr/bin/env, wgns and its Python for the check"
@@ -139,9 +137,8 @@ def _refuse_or_warn(unit: Unit) -> None:
         warn(f"{name}: {left}", "a drop-in with KillMode=control-group")
     if unit.one("PAMName"):
         warn(f"{name}: PAMName={unit.one('PAMName')} lets processes of its session go on when the tunnel stops")
-    if unit.privileged():
-        listed = "=, ".join(unit.privileged())
-        warn(f"{name}: + in {listed}= runs commands with all privileges, by which they can leave")
+    if privileged := "=, ".join(unit.privileged()):
+        warn(f"{name}: + in {privileged}= runs commands with all privileges, by which they can leave")
     if not unit.yes("DynamicUser") and unit.one("User") in ("", "root", "0"):
         problem = f"{name} starts as root, which can change files that the host acts on and control processes of users"
         warn(problem, "User= or DynamicUser=, unless it changes the user itself")
@@ -169,14 +166,8 @@ def confine(name: str, names: list[str], allowed: list[str]) -> None:
     for unit in units:
         already = "already " if unit.path not in changes else ""
         starts = f"starts with {tunnel_unit(name)}" if _starts_with_tunnel(unit) else "is started as before"
-        say(f"{unit.name} is {already}confined to {shown(name)} and {starts}")
-    for unit in moved:
-        if not unit.state:
-            say(f"systemd does not run here: {unit.name} is confined when it starts")
-        elif unit.template:
-            say(f"instances of {unit.name} that run are confined when they start again")
-        elif unit not in running:
-            say(f"{unit.name} does not run now")
+        later = " from its next start on" if unit in moved and unit not in running else ""
+        say(f"{unit.name} is {already}confined to {shown(name)}{later}, and {starts}")
     _prove(name, running)
     tunnel = tunnel_unit(name)
     if not glob(f"{SYSTEM}/*.wants/{tunnel}"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from shlex import quote
 
 from . import config, errors, netlink, netns, resolve, status
 from .dns_files import FILES
@@ -55,7 +56,7 @@ def mend(name: str, processes: list[int]) -> list[Failure]:
             if file in _lost(name, min(found)):
                 reason = done.stderr.strip().partition("\n")[0] or "it is mounted elsewhere"
                 text = f'"{name}": {unit} no longer sees the tunnel\'s {file}: {reason}'
-                failures.append(TryAgainError(text, f"systemctl restart {status.quoted(unit)}"))
+                failures.append(TryAgainError(text, f"systemctl restart {quote(unit)}"))
             else:
                 say(f'"{name}": {unit} sees the tunnel\'s {file} again', priority=errors.NOTICE)
     return failures

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from .status import age
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 _WORDS = {"waiting": "waiting: nothing sent yet", "idle": "idle: nothing to send"}
 _RED, _GREEN = 31, 32  # ECMA-48
@@ -42,19 +39,22 @@ def text(part: dict[str, Any], indent: str = "") -> str:
     for key, value in part.items():
         if key == "peers":
             lines += "".join(f"peer:\n{text(peer, '  ')}" for peer in value or ())
-        elif key == "inside":
-            for unit, processes in value.items():
-                how, names = part["confined"][unit], ", ".join(f"{number} {name}" for number, name in processes.items())
-                judged = how if how == "confined" else f"not confined ({how})" if how else "not judged"
-                row = _printable(f"{unit or 'no unit'}, {judged}: {names}")
-                lines += f"{'inside:':16}{_painted(row, _GREEN * (how == 'confined'))}\n"
-            lines += "" if value else f"{'inside:':16}none\n"
         elif key != "confined":
             title, red = f"{indent}{key.replace('_', ' ')}:", _RED * (key == "faults" and bool(value))
             color = _COLORS.get(value, 0) if key == "state" else red
-            rows = _words(key, value) or ["none"]
+            rows = (_inside(part) if key == "inside" else _words(key, value)) or ["none"]
             lines += "".join(f"{title:16}{_painted(_printable(words), color)}\n" for words in rows)
     return lines
+
+
+def _inside(tunnel: dict[str, Any]) -> list[str]:
+    """Each unit inside, whether it is confined, and its processes."""
+    rows = []
+    for unit, processes in tunnel["inside"].items():
+        how, names = tunnel["confined"][unit], ", ".join(f"{number} {name}" for number, name in processes.items())
+        judged = how if how == "confined" else f"not confined ({how})" if how else "not judged"
+        rows.append(f"{unit or 'no unit'}, {judged}: {names}")
+    return rows
 
 
 def _words(key: str, value: Any) -> list[str]:  # noqa: ANN401

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from binascii import b2a_base64
+from shlex import quote
 
 from . import config, dns_files, errors, netlink, netns, resolve, signals
 from .errors import Failure, MissingError, PermissionRefusedError
@@ -240,7 +241,7 @@ def _key(key: bytes) -> str:
 def _faults(tunnel: dict[str, Any], result: str) -> tuple[list[str], list[str]]:
     """Why the tunnel is not as it should be, and what mends that; `result` is that of its unit."""
     name, unit, state, present = (tunnel[key] for key in ("name", "unit", "unit_state", "present"))
-    short, because = quoted(unit.removesuffix(".service")), f" ({result})" if result != "success" else ""
+    short, because = quote(unit.removesuffix(".service")), f" ({result})" if result != "success" else ""
     mend = f"systemctl reload {short}" if state == "active" else f"wg-up {name}"
     states = {"failed": "has failed", "activating": "is starting", "deactivating": "is stopping"}
     states |= {"inactive": "is enabled, but it is not running"} if present is False else {}
@@ -261,15 +262,10 @@ def _faults(tunnel: dict[str, Any], result: str) -> tuple[list[str], list[str]]:
     found += [(f"not as configured: {step}", mend) for step in tunnel["differences"] or ()]
     for unit, how in tunnel["confined"].items():
         if (how or "").startswith(dns_files.FILES):  # a DHCP client has put another one into place, see refresh.mend
-            hint = f"wgns refresh {name}; if that does not help: systemctl restart {quoted(unit)}"
+            hint = f"wgns refresh {name}; if that does not help: systemctl restart {quote(unit)}"
             hint = hint if unit.endswith(".service") else "start the command again"
             found.append((f"{unit or 'a command'}: {how}", hint))
     return [text for text, _ in found], list(dict.fromkeys(hint for _, hint in found))
-
-
-def quoted(unit: str) -> str:
-    """The name of a unit for a shell, which would read a backslash in it."""
-    return f"'{unit}'" if "\\" in unit else unit
 
 
 def verdict(tunnels: list[dict[str, Any]]) -> None:
