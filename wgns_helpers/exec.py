@@ -32,18 +32,19 @@ _CALLERS = ("SUDO_UID", "PKEXEC_UID", "DOAS_USER")  # how sudo(8), pkexec(1) and
 _ABIS = {"aarch64": (b"arm",), "s390x": (b"s390",), "x86_64": (b"x86", b"x32")}
 
 
-def execute(name: str, user: str, command: list[str]) -> None:
+def execute(name: str, user: str, command: list[str], allowed: list[str]) -> None:
     """Become `command`, confined to the tunnel `name`, as `user` ("": who called sudo, or the caller).
 
     Confines this process, proves that as `wgns check` does, and only then executes the command. Raises `Failure` or
     OSError; nothing but this process itself has changed then.
     """
+    allowed = [confine.checked_path(path) for path in allowed]
     account = _account(user)
     descriptor = netns.open_namespace(name)
     folder = os.getcwd()
     os.get_exec_path()  # imports what the user may not be able to read
     netns.enter(descriptor)
-    _hide(name)
+    _hide(name, allowed)
     os.closerange(3, max(map(int, os.listdir("/proc/self/fd"))) + 1)  # descriptors can be above the present limit
     _restrict()
     if account:
@@ -80,9 +81,10 @@ def _restrict() -> None:
     calls = [library.seccomp_attr_set(context, _SCMP_FLTATR_ACT_BADARCH, _SCMP_ACT_EPERM)]
     abis = map(library.seccomp_arch_resolve_name, _ABIS.get(os.uname().machine, ()))
     calls += [library.seccomp_arch_add(context, abi) for abi in abis]
-    rules = [(name, b"") for name in (b"add_key", b"keyctl", b"request_key")]  # a call, and what its argument is
-    rules += [(b"socket", _condition(0, family)) for family in _FAMILIES]
-    rules += [(b"ioctl", _condition(1, request)) for request in (_TIOCSTI, _TIOCLINUX)]
+    rules = [(name, b"") for name in (b"add_key", b"keyctl", b"request_key")]
+    # A call, and as struct scmp_arg_cmp the value that the lower half of one of its arguments has
+    rules += [(b"socket", pack("=IiQQ", 0, _SCMP_CMP_MASKED_EQ, _LOW, family)) for family in _FAMILIES]
+    rules += [(b"ioctl", pack("=IiQQ", 1, _SCMP_CMP_MASKED_EQ, _LOW, request)) for request in (_TIOCSTI, _TIOCLINUX)]
     for name, condition in rules:
         call = library.seccomp_syscall_resolve_name(name)
         calls.append(library.seccomp_rule_add_array(context, _SCMP_ACT_EPERM, call, len(condition) // 24, condition))
@@ -96,11 +98,6 @@ def _restrict() -> None:
         permitted &= ~(1 << number)
     low, high = permitted & _LOW, permitted >> 32
     netns.call("capset", pack("=Ii", _CAPABILITY_VERSION_3, 0), pack("=6I", low, low, 0, high, high, 0))
-
-
-def _condition(argument: int, value: int) -> bytes:
-    """That the lower half of an argument has this value, as struct scmp_arg_cmp."""
-    return pack("=IiQQ", argument, _SCMP_CMP_MASKED_EQ, _LOW, value)
 
 
 def _account(user: str) -> pwd.struct_passwd | None:
@@ -118,13 +115,13 @@ def _account(user: str) -> pwd.struct_passwd | None:
     return account
 
 
-def _hide(name: str) -> None:
+def _hide(name: str, allowed: list[str]) -> None:
     """Give this process mounts of its own, as the drop-in has them: another /run, /proc and /sys, and files in /etc."""
     settings = [line.partition("=")[::2] for line in confine.text(name).splitlines()]
     netns.call("unshare", _CLONE_NEWNS)
     netns.call("mount", b"none", b"/", None, netns.MS_REC | _MS_SLAVE, None)
     sources = {}  # of the bind mounts, by target; open, since a new /run hides their names
-    for bind in [value for key, value in settings if key == "BindReadOnlyPaths"]:
+    for bind in [*(value for key, value in settings if key == "BindReadOnlyPaths"), *allowed]:
         source, _, target = bind.removeprefix("-").partition(":")
         if os.path.exists(source) or not bind.startswith("-"):
             sources[os.path.realpath(target or source)] = f"/proc/self/fd/{os.open(source, os.O_PATH)}"
@@ -136,7 +133,7 @@ def _hide(name: str) -> None:
             (os.mkdir if os.path.isdir(source) else os.mknod)(target)
         if os.path.exists(target):
             _mount(source, target, netns.MS_BIND | netns.MS_REC)
-            _mount("none", target, netns.MS_BIND | _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID)
+            _mount("none", target, netns.MS_BIND | _MS_REMOUNT | _MS_NOSUID | _MS_RDONLY * (target not in allowed))
         elif os.path.basename(target) != "nsswitch.conf":  # a C library that has none needs none
             raise MissingError(f"{target} does not exist, so the tunnel's cannot be mounted there", f"touch {target}")
     os.umask(umask)

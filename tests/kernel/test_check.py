@@ -416,3 +416,17 @@ def test_a_command_does_not_run_unconfined(confined: None) -> None:
     done = execute("echo", "ran")
     assert (done.returncode, done.stdout) == (1, "")
     assert "/run/wgns/demo/resolv.conf" in done.stderr
+
+
+@pytest.mark.wireguard
+def test_a_command_sees_what_is_allowed_of_run(confined: None) -> None:
+    """`wgns exec --allow PATH` shows the command a socket or a folder of the host's /run, which it can write to."""
+    shell("mkdir -p /run/user/1000; touch /run/user/1000/wayland-0 /run/user/1000/bus; mkdir /run/database")
+    script = "ls /run/user/1000; echo new > /run/database/file; ls /run"
+    allowed = ("--allow", "/run/user/1000/wayland-0", "--allow", "/run/database/")
+    done = execute("--user", "root", *allowed, "sh", "-c", script)
+    assert done.stdout.split() == ["wayland-0", "database", "netns", "user"], done.stderr
+    assert Path("/run/database/file").read_text() == "new\n"
+    for path in ("/run/user/1000", "/run/user/1000/bus", "/run/dbus", "/etc"):
+        assert execute("--user", "root", "--allow", path, "true").returncode == 2
+    shell("rm -r /run/user /run/database")
