@@ -10,7 +10,6 @@ from . import __version__, signals
 from .errors import ERROR, Failure, UsageError, say, shown, system_error
 from .netns import checked_link, checked_name
 
-_ANY = 1 << 30
 # How many names each program takes, a command counting as some, and its options, with = if they take a value
 _PROGRAMS = {
     "netns-up": (1, 1, ""),
@@ -20,10 +19,10 @@ _PROGRAMS = {
     "wgns": (0, 1, ""),
     "wgns status": (0, 1, "--json"),
     "wgns check": (0, 1, "--unit= --pid= --json"),
-    "wgns confine": (2, _ANY, "--allow= --print"),
-    "wgns release": (1, _ANY, "--restart"),
+    "wgns confine": (2, 1 << 30, "--allow= --print"),
+    "wgns release": (1, 1 << 30, "--restart"),
     "wgns dropin": (1, 1, "--unit= --allow="),  # the former name of confine --print
-    "wgns exec": (2, _ANY, "--user="),
+    "wgns exec": (2, 1 << 30, "--user= --allow="),
     "wgns refresh": (0, 1, ""),
 }
 
@@ -153,7 +152,7 @@ def _wgns(program: str, names: list[str], options: dict[str, str]) -> None:
     elif program == "wgns exec":
         from .exec import execute
 
-        execute(name, options.get("--user", ""), names[1:])
+        execute(name, options.get("--user", ""), names[1:], options.get("--allow", "").splitlines())
     elif program == "wgns refresh":
         from . import refresh
 
@@ -167,7 +166,7 @@ def _wgns(program: str, names: list[str], options: dict[str, str]) -> None:
 def _confine(program: str, name: str, units: list[str], options: dict[str, str]) -> None:
     from . import confine
 
-    allowed = options["--allow"].split("\n") if "--allow" in options else []
+    allowed = options.get("--allow", "").splitlines()
     if program == "wgns dropin":
         _print(confine.printed(name, options.get("--unit", "").split(), allowed) or confine.text(name))
         return

@@ -42,11 +42,6 @@ def path_of(name: str) -> str:
     return f"/etc/wireguard/{name}.conf"
 
 
-def missing_hint(path: str) -> str:
-    """The way out where a configuration is missing."""
-    return f"install -m 600 PROVIDER.conf {path}, with the provider's file"
-
-
 def load(path: str, private_key_file: str = "") -> Tunnel:
     """The tunnel that the file `path` describes ("-": standard input).
 
@@ -58,7 +53,7 @@ def load(path: str, private_key_file: str = "") -> Tunnel:
         with open(0, "rb", closefd=False) as file:
             data, readable = file.read(_SIZE_LIMIT + 1), False
     else:
-        data, readable = _read(path, missing_hint(path))
+        data, readable = _read(path, f"install -m 600 PROVIDER.conf {path}, with the provider's file")
     interface, peers = sections(data, source)
     if readable and any({"PrivateKey", "PresharedKey"} & section.items.keys() for section in (interface, *peers)):
         warn(f"{source} holds a key and can be read by every user", f"chmod 600 {source}")

@@ -6,6 +6,7 @@ What a unit needs is read from its own files: systemctl show would mix in the dr
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,6 @@ from .units import BINDS, SYSTEM, Unit, is_running, properties, read, systemctl
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # of the check, in confined-service.conf
 _MARK = "# Written by wgns confine"
 _SETTLE = 1.0  # seconds for which a daemon that has started has to stay up
-_ROOT_HINT = "BindReadOnlyPaths=/usr /lib /lib64 in the unit"
 
 
 def text(name: str, kind: str = "service") -> str:
@@ -58,7 +58,7 @@ def drop_in(name: str, unit: Unit, allowed: list[str]) -> str:
         warn(f"{program} is in none of {_PATH}: can the unit's user execute it?", "install it for all users")
     settings = settings.replace(" wgns check", f" {program} check")
     before = _without_sockets(unit)
-    allowed = [_allowed(path) for path in allowed]
+    allowed = [checked_path(path) for path in allowed]
     after = [f"BindPaths={path}" for path in allowed] + _of_run(name, unit, allowed)
     if unit.each("NoExecPaths"):
         python = os.path.realpath(sys.executable)
@@ -107,14 +107,17 @@ def _socket_in(path: str) -> str:
     return next((s for s in SOCKETS if s.startswith("/run/") and f"{s}/".startswith(f"{path.rstrip('/')}/")), "")
 
 
-def _allowed(path: str) -> str:
-    """`path` if a service may see it: below /run, and without a socket that `wgns check` refuses."""
+def checked_path(path: str) -> str:
+    """`path` if a service may see it: below /run, without a socket by which it would get out. Raises `UsageError`."""
     path = path.rstrip("/")
     if not path.startswith("/run/") or ".." in path or any(c.isspace() or c in ':\\"%' for c in path):
         raise UsageError(f"--allow {shown(path)}: expected a path below /run", "all else is as the unit has it")
     if _socket_in(path):
         problem = f"--allow {shown(path)}: {_socket_in(path)} is there, by which the host would look up names"
         raise UsageError(problem, "name what the service needs of it, not the whole")
+    if re.fullmatch(r"/run/user(/\d+(/(bus|systemd)(/.*)?)?)?", path):
+        problem = f"--allow {shown(path)}: by a user's bus and systemd, programs start in the host"
+        raise UsageError(problem, "name a single socket, such as wayland-0")
     return path
 
 
@@ -125,13 +128,13 @@ def _refuse_or_warn(unit: Unit) -> None:
         problem = f"{name} is on the system bus (Type=dbus), which is hidden and would answer from the host's network"
         raise Failure(problem, "a drop-in with another Type= and without BusName=, if it can do without the bus")
     root = unit.place(unit.one("RootDirectory") or "/")
-    lacks = "which lacks" if os.path.isdir(root) and not os.path.exists(f"{root}/usr/bin/env") else "which needs"
-    of_root = f"{name} has another root, {lacks} /usr/bin/env, wgns and its Python for the check"
     binds = [unit.place(bind) for key in BINDS for bind in unit.each(key)]
-    if (root != "/" or unit.one("RootImage")) and "/usr" not in binds:
-        if lacks == "which lacks":
-            raise Failure(of_root, _ROOT_HINT)
-        warn(of_root, _ROOT_HINT)
+    lacking = unit.one("RootImage") or not os.path.exists(f"{root}/usr/bin/env")
+    if lacking and "/usr" not in binds:
+        problem = f"{name} has another root, which needs /usr/bin/env, wgns and its Python for the check"
+        if root != "/" and os.path.isdir(root):
+            raise Failure(problem, "BindReadOnlyPaths=/usr /lib /lib64 in the unit")
+        warn(problem, "BindReadOnlyPaths=/usr /lib /lib64 in the unit")
     if unit.one("KillMode") in ("process", "none"):
         left = f"KillMode={unit.one('KillMode')} lets processes go on when the tunnel stops"
         warn(f"{name}: {left}", "a drop-in with KillMode=control-group")
@@ -156,7 +159,8 @@ def confine(name: str, names: list[str], allowed: list[str]) -> None:
     changes: dict[str, str] = {}
     for unit in units:
         changes |= dict.fromkeys(_links(unit), "")
-        changes |= {_link(name, unit): f"-> {unit.files[0]}"} if _starts_with_tunnel(unit) else {}
+        link = f"{SYSTEM}/wg-confined@{_escaped(name)}.service.wants/{unit.name}"
+        changes |= {link: f"-> {unit.files[0]}"} if _starts_with_tunnel(unit) else {}
         changes[unit.path] = drop_in(name, unit, allowed)
     changes = {path: content for path, content in changes.items() if _content(path) != content}
     moved = [unit for unit in units if unit.path in changes or not _is_inside(name, unit)]
@@ -182,8 +186,7 @@ def release(names: list[str], *, restart: bool) -> None:
     units = _units(names, required=False)
     _check_pairs(units, "")
     written = {unit.name: [*_links(unit), *[unit.path] * os.path.exists(unit.path)] for unit in units}
-    again = [unit for unit in units if restart and unit.state and written[unit.name]]
-    again = [unit for unit in again if unit.runs or _links(unit)]
+    again = [unit for unit in units if restart and unit.state and (unit.runs or _links(unit)) and written[unit.name]]
     _apply(dict.fromkeys(chain(*written.values()), ""), again)
     for unit in units:
         template = f"{unit.prefix}@.{unit.kind}"
@@ -204,8 +207,7 @@ def printed(name: str, names: list[str], allowed: list[str]) -> str:
     """The drop-ins that `confine` would write, with the commands in comments. Raises `Failure`."""
     lines = ""
     for unit in _units(names, name):
-        helper = f"wg-confined@{_escaped(name)}.service"
-        link = [f"systemctl add-wants '{helper}' '{unit.name}'"] * _starts_with_tunnel(unit)
+        link = [f"systemctl add-wants 'wg-confined@{_escaped(name)}.service' '{unit.name}'"] * _starts_with_tunnel(unit)
         restart = [f"systemctl restart '{unit.name}'"] * (not unit.template)  # it runs on where it is until then
         commands = "; ".join(["systemctl daemon-reload", *link, *restart])
         lines += f"# Save as {unit.path}, then:\n# {commands}\n{drop_in(name, unit, allowed)}"
@@ -227,7 +229,7 @@ def check_tunnel(name: str) -> None:
     """Refuse a tunnel that nobody has configured. Raises `ConfigError`."""
     path = config.path_of(name)
     if not os.path.exists(path) and systemctl("is-active", tunnel_unit(name)):
-        raise ConfigError(f"there is no tunnel {shown(name)}: no {path}", config.missing_hint(path))
+        raise ConfigError(f"there is no tunnel {shown(name)}: no {path}", f"install -m 600 PROVIDER.conf {path}")
 
 
 def _check_pairs(units: list[Unit], name: str) -> None:
@@ -254,10 +256,6 @@ def confined_to(unit: str) -> str:
 def _starts_with_tunnel(unit: Unit) -> bool:
     """Whether the tunnel starts the unit: not a template, not what ends by itself, nor what something else starts."""
     return not (unit.template or unit.ends or unit.triggers)
-
-
-def _link(name: str, unit: Unit) -> str:
-    return f"{SYSTEM}/wg-confined@{_escaped(name)}.service.wants/{unit.name}"
 
 
 def _links(unit: Unit) -> list[str]:

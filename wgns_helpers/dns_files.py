@@ -90,18 +90,16 @@ def remove(namespace: str, link: str) -> None:
 def publish(namespace: str) -> None:
     """Let ip-netns(8) and podman find the files, by a symlink in /etc, unless something else has its name.
 
-    Where /etc is read-only, they take the host's resolv.conf, and a line says so.
+    Where /etc is read-only or something else has the name, they use other files, and a line says so.
     """
     path, target = f"{ETC}/{namespace}", f"{DIRECTORY}/{namespace}"
     try:
         if not os.path.islink(path) or os.readlink(path) != target:
             make_folder(ETC)
             os.symlink(target, path)
-    except FileExistsError:
-        warn(f"{path} exists already: ip netns exec uses its files, confined services use {target}")
     except OSError as error:
         reason = os.strerror(error.errno or 0).lower()
-        say(f"{path}: {reason}: ip netns exec uses the host's resolv.conf, confined services use {target}")
+        say(f"{path}: {reason}: ip netns exec uses other files than confined services, which use {target}")
 
 
 def unpublish(namespace: str) -> None:

@@ -177,7 +177,7 @@ def down(name: str) -> None:
 def _inside(name: str, pinned: netns.Identity) -> str:
     """The processes and links in a namespace, without this process and lo."""
     numbers = [number for number in netns.processes()[0].get(pinned, ()) if number != os.getpid()]
-    processes = [f"{comm} ({number})" for number in numbers if (comm := netns.comm(number))]
+    processes = [f"{comm} ({number})" for number in numbers if (comm := netns.text(f"/proc/{number}/comm"))]
     try:
         if pinned != netns.own():
             netns.enter(netns.open_namespace(name))

@@ -122,11 +122,6 @@ def processes() -> tuple[dict[Identity, list[int]], int]:
     return members, hidden
 
 
-def comm(process: int | str) -> str:
-    """The name of a process (proc_pid_comm(5)), "" if it has ended."""
-    return text(f"/proc/{process}/comm")
-
-
 def text(path: str) -> str:
     """The text of a small file as `read` has it, without blanks around it."""
     return read(path).decode(errors="replace").strip()

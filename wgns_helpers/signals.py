@@ -14,7 +14,6 @@ import fcntl
 import os
 import time
 
-from . import netns
 from .errors import Failure, TryAgainError, say, system_error, warn
 
 DIRECTORY = "/run/wgns"
@@ -106,7 +105,7 @@ def make_folder(path: str) -> None:
 
 
 def take(descriptor: int, what: str, patience: float) -> None:
-    """Take the flock(2) of an open file, and report which process this one waits for.
+    """Take the flock(2) of an open file, and report what this process waits for.
 
     Raises `TryAgainError` after `patience` seconds, a little later on a busy machine; `InterruptError` on a signal.
     """
@@ -118,15 +117,6 @@ def take(descriptor: int, what: str, patience: float) -> None:
         else:
             return
         if tries == _SILENT:
-            say(f"waiting for {_holder(descriptor)}, at most {patience:.0f} s: it has the lock of {what}")
+            say(f"waiting at most {patience:.0f} s for another program, which has the lock of {what}")
         time.sleep(_PAUSE)
-    raise TryAgainError(f"{_holder(descriptor)} has had the lock of {what} for {patience:.0f} s")
-
-
-def _holder(descriptor: int) -> str:
-    """Who has the lock of an open file, as far as proc_locks(5) and proc_pid_comm(5) tell."""
-    inode = str(os.fstat(descriptor).st_ino)
-    for fields in map(str.split, netns.text("/proc/locks").splitlines()):
-        if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == inode:  # one that waits has "->" in front of it
-            return f"process {fields[4]} ({netns.comm(fields[4])})"
-    return "another program"
+    raise TryAgainError(f"another program has had the lock of {what} for {patience:.0f} s")

@@ -76,7 +76,7 @@ def by_unit(processes: list[int]) -> dict[str, dict[int, str]]:
     """The names of processes, by unit ("": none) and number; without this program and `wgns refresh` of the timer."""
     found: dict[str, dict[int, str]] = {}
     for process in processes:
-        unit, name = _unit(process), netns.comm(process)
+        unit, name = _unit(process), netns.text(f"/proc/{process}/comm")
         if name and process != os.getpid() and unit != "wgns-refresh.service":
             found.setdefault(unit, {})[process] = name
     return found

@@ -16,10 +16,9 @@ BINDS = ("BindPaths", "BindReadOnlyPaths")  # one list for systemd: an empty one
 
 _FOLDERS = (SYSTEM, "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
 _USER_FOLDERS = ("/etc/systemd/user", "/usr/lib/systemd/user", "/home/*/.config/systemd/user")
-_KINDS = ("service", "socket", "timer", "path", "mount", "automount", "swap", "target", "slice", "scope", "device")
 _NAME = re.compile(r"[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\-]*)?\.(service|socket)")  # systemd.unit(5)
 _STATES = ("Id", "LoadState", "ActiveState", "FragmentPath", "DropInPaths", "MainPID", "NRestarts", "TriggeredBy")
-_COMMANDS = ("Condition", "StartPre", "Start", "StartPost", "Reload", "Stop", "StopPost")
+_COMMANDS = ["ExecCondition", "ExecStartPre", "ExecStart", "ExecStartPost", "ExecReload", "ExecStop", "ExecStopPost"]
 
 
 class Unit:
@@ -27,9 +26,9 @@ class Unit:
 
     def __init__(self, name: str, *, required: bool = True) -> None:
         """Read it. Raises `UsageError` for another kind of unit, `MissingError` for an unknown one, if `required`."""
-        name = name if name.rpartition(".")[2] in _KINDS and "." in name else f"{name}.service"
+        name = name if name.endswith((".service", ".socket")) else f"{name}.service"
         if not _NAME.fullmatch(name):
-            raise UsageError(f"{shown(name)} cannot be confined", "expected a .service or a .socket")
+            raise UsageError(f"{shown(name)} is not the name of a unit", "expected a .service or a .socket")
         try:
             self.state = properties(name)
         except Failure:  # of what is to be released the package may be removed
@@ -91,8 +90,7 @@ class Unit:
 
     def privileged(self) -> list[str]:
         """The settings whose commands keep all privileges, by a + in front of the path (systemd.service(5))."""
-        keys = [f"Exec{name}" for name in _COMMANDS]
-        return [k for k in keys if any(re.match(r"[@:!|-]*\+", value) for value in self._settings.get(k, ()))]
+        return [k for k in _COMMANDS if any(re.match(r"[@:!|-]*\+", value) for value in self._settings.get(k, ()))]
 
     def place(self, value: str) -> str:
         """The path in a setting: without prefixes, with specifiers, and below /run if by /var/run."""
@@ -112,7 +110,6 @@ def read(path: str) -> str:
 
 def main_process(unit: str) -> str:
     """The number of the main process of a unit; `Failure` where it has none."""
-    unit = unit if "." in unit else f"{unit}.service"
     number = properties(unit).get("MainPID", "0")
     if number == "0":
         raise Failure(f"{shown(unit)} has no main process", "systemctl status tells whether it runs")

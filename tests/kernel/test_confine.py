@@ -72,7 +72,7 @@ def test_a_service_is_confined_moved_and_released() -> None:
     """One command each; twice is the same as once, and in the end all is as it was."""
     before = tree()
     said = confine("home", "echo")
-    assert 'echo.service is confined to "home" and starts with wg@home.service' in said
+    assert 'echo.service is confined to "home" from its next start on, and starts with wg@home.service' in said
     assert "wg@home.service is not enabled" in said
     assert DROP_IN.read_text().startswith(
         "# Written by wgns confine home echo.service; wgns release echo.service removes it.\n"
@@ -176,7 +176,7 @@ def test_programs_that_cannot_be_executed() -> None:
 REFUSED = {
     "BusName=org.example.Echo": "is on the system bus (Type=dbus)",
     "Type=dbus": "is on the system bus (Type=dbus)",
-    "RootDirectory=/srv": "has another root, which lacks /usr/bin/env",
+    "RootDirectory=/srv": "has another root, which needs /usr/bin/env",
 }
 
 
@@ -195,9 +195,9 @@ def test_units_that_cannot_work(settings: str) -> None:
         (("hmoe", "echo"), 78, 'there is no tunnel "hmoe": no /etc/wireguard/hmoe.conf'),
         (("hmoe", "echo", "--print"), 78, "hint: install -m 600 PROVIDER.conf /etc/wireguard/hmoe.conf"),
         (("home", "ehco"), 69, 'there is no unit "ehco.service"'),
-        (("home", "echo.timer"), 2, "expected a .service or a .socket"),
-        (("home", "../echo"), 2, '"../echo.service" cannot be confined'),
-        (("home", "echo*"), 2, "cannot be confined"),
+        (("home", "echo.timer"), 69, 'there is no unit "echo.timer.service"'),
+        (("home", "../echo"), 2, '"../echo.service" is not the name of a unit'),
+        (("home", "echo*"), 2, "expected a .service or a .socket"),
         (("home",), 2, "expected TUNNEL and UNIT, 1 given"),
         (("home", "echo", "--allow", "/etc"), 2, "hint: all else is as the unit has it"),
         (("home", "echo", "--allow", "/run/a:/run/b"), 2, "expected a path below /run"),
@@ -205,6 +205,8 @@ def test_units_that_cannot_work(settings: str) -> None:
         (("home", "echo", "--allow", "/run/a\nBindPaths=/run/dbus"), 2, "expected a path below /run"),
         (("home", "echo", "--allow", "/run/"), 2, "expected a path below /run"),
         (("home", "echo", "--allow", "/run/dbus"), 2, "/run/dbus/system_bus_socket is there"),
+        (("home", "echo", "--allow", "/run/user/1000"), 2, "hint: name a single socket, such as wayland-0"),
+        (("home", "echo", "--allow", "/run/user/1000/systemd/private"), 2, "a user's bus and systemd"),
         (("home", "echo", "--allow", "/run/systemd/"), 2, "/run/systemd/resolve/io.systemd.Resolve is there"),
         (("home", "echo", "--allow", "/run/nscd/socket"), 2, "/run/nscd/socket is there"),
         (("home", "echo", "ehco"), 69, 'there is no unit "ehco.service"'),

@@ -155,12 +155,12 @@ def test_iproute2_finds_the_files() -> None:
 
 @pytest.mark.parametrize("what", ["mkdir {}", "ln -s /run/other {}", "mkdir {}; touch {}/resolv.conf"])
 def test_what_somebody_else_has_there_stays(what: str) -> None:
-    """A folder or symlink of somebody else's in /etc/netns is left alone, and a warning names what is in effect."""
+    """A folder or symlink of somebody else's in /etc/netns is left alone, and a line names what is in effect."""
     shell(f"mkdir -p {LINK.parent}; " + what.format(LINK, LINK))
     before = snapshot()
     dns_files.publish("wg")
     done = run("netns-up", "wg")
-    words = f"warning: {LINK} exists already: ip netns exec uses its files, confined services use {FOLDER}"
+    words = f"{LINK}: file exists: ip netns exec uses other files than confined services, which use {FOLDER}"
     assert (done.returncode, words in done.stderr) == (0, True)
     run("netns-down", "wg").check_returncode()
     assert snapshot() == before
@@ -174,5 +174,5 @@ def test_where_etc_is_read_only() -> None:
     finally:
         shell("umount /etc")
     assert done.returncode == 0
-    assert f"{LINK}: read-only file system: ip netns exec uses the host's resolv.conf" in done.stderr
+    assert f"{LINK}: read-only file system: ip netns exec uses other files" in done.stderr
     assert not LINK.parent.exists()

@@ -344,7 +344,7 @@ BAD_COMMANDS: dict[tuple[str, ...], str] = {
     ("wgns", "exec", "wg", "--user", "", "true"): "--user needs a value",
     ("wgns", "dropin"): "expected one NAME, 0 given",
     ("wgns", "dropin", "a b"): "is not a name",
-    ("wgns", "dropin", "wg", "--unit", "a.timer"): "hint: expected a .service or a .socket",
+    ("wgns", "dropin", "wg", "--unit", "a/b"): "hint: expected a .service or a .socket",
 }
 
 
