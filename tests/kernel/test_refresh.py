@@ -194,7 +194,7 @@ def test_a_tunnel_that_wg_up_works_on(named: str) -> None:
     before = configuration()
     with Lock("wg"):
         said = refresh()
-    assert said.startswith('wgns: "wg" is left out: process ')
+    assert said.startswith('wgns: "wg" is left out: another program has had the lock')
     assert said.count("\n") == 1
     assert configuration() == before
     assert refresh() != ""
