@@ -23,8 +23,7 @@ def units() -> None:
     (UNITS / "echo@.service").write_text("[Service]\nExecStart=cat /proc/self/net/dev\nStandardInput=socket\n")
 
 
-@pytest.mark.parametrize("unit", ["echo-other.service", "echo.socket"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("way", "unit"), [*((way, "echo-other.service") for way in WAYS), ("linked", "echo.socket")])
 def test_the_pause_between_two_tries(way: str, unit: str, since: str) -> None:
     """A tunnel that fails waits for RestartSec=, and the confined unit comes up with the first try that works.
 
