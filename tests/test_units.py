@@ -119,6 +119,8 @@ HARDENING = {
     "publish.service": [
         *COMMON,
         "BindReadOnlyPaths=/run/systemd/notify",
+        "BindReadOnlyPaths=/run/wgns/NAME/nsswitch.conf:/etc/nsswitch.conf",
+        "BindReadOnlyPaths=/run/wgns/NAME/resolv.conf:/etc/resolv.conf",
         "CapabilityBoundingSet=",
         "DynamicUser=true",
         "NetworkNamespacePath=/run/netns/NAME",

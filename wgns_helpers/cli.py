@@ -16,7 +16,7 @@ _PROGRAMS = {
     "netns-down": (1, 1, ""),
     "wg-up": (0, 1, "--netns= --config= --private-key= --resolve-timeout= --wait-handshake= --dry-run"),
     "wg-down": (0, 1, "--netns="),
-    "wgns": (0, 1, ""),
+    "wgns": (0, 1 << 30, ""),
     "wgns status": (0, 1, "--json"),
     "wgns check": (0, 1, "--unit= --pid= --json"),
     "wgns confine": (2, 1 << 30, "--allow= --print"),
@@ -92,7 +92,9 @@ def _parse(program: str, arguments: list[str]) -> tuple[list[str], dict[str, str
         else:
             given[option] = f"{given[option]}\n{value}" if option in given else value
     if not least <= len(names) <= most:
-        expected = {"wgns exec": "NAME and COMMAND", "wgns confine": "TUNNEL and UNIT"}.get(program, "one NAME")
+        expected = {"wgns exec": "NAME and COMMAND", "wgns confine": "TUNNEL and UNIT", "wgns release": "UNIT"}.get(
+            program, "one NAME"
+        )
         raise UsageError(f"expected {expected}, {len(names)} given", "--help shows the usage")
     return names, given
 
@@ -110,8 +112,6 @@ def _print(text: str) -> None:
 
 def _wg(program: str, name: str, options: dict[str, str]) -> None:
     path = name if "/" in name and name.endswith(".conf") else ""  # as wg-quick(8) takes it
-    if path and "--config" in options:
-        raise UsageError(f"--config and {shown(path)}: expected one of the two")
     link = checked_link(checked_name(os.path.basename(path)[:-5] if path else name))
     namespace = checked_name(options["--netns"]) if "--netns" in options else link
     if program == "wg-down":

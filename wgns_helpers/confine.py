@@ -112,12 +112,13 @@ def checked_path(path: str) -> str:
     path = path.rstrip("/")
     if not path.startswith("/run/") or ".." in path or any(c.isspace() or c in ':\\"%' for c in path):
         raise UsageError(f"--allow {shown(path)}: expected a path below /run", "all else is as the unit has it")
-    if _socket_in(path):
-        problem = f"--allow {shown(path)}: {_socket_in(path)} is there, by which the host would look up names"
-        raise UsageError(problem, "name what the service needs of it, not the whole")
-    if re.fullmatch(r"/run/user(/\d+(/(bus|systemd)(/.*)?)?)?", path):
-        problem = f"--allow {shown(path)}: by a user's bus and systemd, programs start in the host"
-        raise UsageError(problem, "name a single socket, such as wayland-0")
+    risk = f"{_socket_in(path)} is there, by which the host would look up names" if _socket_in(path) else ""
+    if re.fullmatch(
+        r"/run/(user(/\d+(/(bus|systemd)(/.*)?)?)?|systemd/.*|docker.sock|(podman|containerd)(/.*)?)", path
+    ):
+        risk = risk or "by systemd, a user's bus or containers, programs start in the host"
+    if risk:
+        raise UsageError(f"--allow {shown(path)}: {risk}", "name a single socket that the service needs")
     return path
 
 
@@ -154,26 +155,26 @@ def confine(name: str, names: list[str], allowed: list[str]) -> None:
     stay confined, whatever happens: a service that does not start is down, and not on the open network.
     Raises `Failure`.
     """
-    units = _units(names, name)
+    units, tunnel = _units(names, name), tunnel_unit(name)
     _check_pairs(units, name)
     changes: dict[str, str] = {}
     for unit in units:
+        # The drop-in first: whenever this ends, no link starts a unit that is not confined
+        changes[unit.path] = drop_in(name, unit, allowed)
         changes |= dict.fromkeys(_links(unit), "")
         link = f"{SYSTEM}/wg-confined@{_escaped(name)}.service.wants/{unit.name}"
         changes |= {link: f"-> {unit.files[0]}"} if _starts_with_tunnel(unit) else {}
-        changes[unit.path] = drop_in(name, unit, allowed)
     changes = {path: content for path, content in changes.items() if _content(path) != content}
-    moved = [unit for unit in units if unit.path in changes or not _is_inside(name, unit)]
-    failed = [unit for unit in moved if unit.state.get("ActiveState") == "failed" and confined_to(unit.name)]
+    failed = [unit for unit in units if unit.state.get("ActiveState") == "failed" and confined_to(unit.name)]
+    moved = [unit for unit in units if unit.path in changes or unit in failed or not _is_inside(name, unit)]
     running = [unit for unit in moved if (unit.runs or unit in failed) and not unit.template]
     _apply(changes, running)
     for unit in units:
         already = "already " if unit.path not in changes else ""
-        starts = f"starts with {tunnel_unit(name)}" if _starts_with_tunnel(unit) else "is started as before"
-        later = " from its next start on" if unit in moved and unit not in running else ""
+        later = " from its next start on" if (unit not in running and not unit.runs) or unit.template else ""
+        starts = f"starts with {tunnel}" if _starts_with_tunnel(unit) else "is started as before"
         say(f"{unit.name} is {already}confined to {shown(name)}{later}, and {starts}")
     _prove(name, running)
-    tunnel = tunnel_unit(name)
     if not glob(f"{SYSTEM}/*.wants/{tunnel}"):
         warn(f"{tunnel} is not enabled: at boot, only an enabled service starts it", f"systemctl enable --now {tunnel}")
 
@@ -185,22 +186,22 @@ def release(names: list[str], *, restart: bool) -> None:
     """
     units = _units(names, required=False)
     _check_pairs(units, "")
-    written = {unit.name: [*_links(unit), *[unit.path] * os.path.exists(unit.path)] for unit in units}
+    written = {unit.name: [*_links(unit), unit.path] if os.path.exists(unit.path) else [] for unit in units}
     again = [unit for unit in units if restart and unit.state and (unit.runs or _links(unit)) and written[unit.name]]
     _apply(dict.fromkeys(chain(*written.values()), ""), again)
     for unit in units:
         template = f"{unit.prefix}@.{unit.kind}"
-        if written[unit.name]:
+        if unit.instance and confined_to(template):
+            say(f"{unit.name} is confined as an instance of {template}", f"wgns release {template}")
+        elif written[unit.name]:
             say(f"{unit.name} uses the host's open network from its next start on")
             if unit.runs and unit not in again:
                 say(f"{unit.name} stays where it is until then", f"systemctl restart {unit.name}")
-        elif unit.instance and confined_to(template):
-            say(f"{unit.name} is confined as an instance of {template}", f"wgns release {template}")
         else:
             say(f"{unit.name} is not confined")
     if again:
         systemctl("start", *(unit.name for unit in again), check=True)
-        say(f"restarted on the open network: {', '.join(unit.name for unit in again)}")
+        say(f"restarted: {', '.join(unit.name for unit in again)}")
 
 
 def printed(name: str, names: list[str], allowed: list[str]) -> str:
@@ -220,6 +221,8 @@ def _units(names: list[str], name: str = "TUNNEL", *, required: bool = True) -> 
         raise PermissionRefusedError("the configuration of NixOS writes its units", option)
     units = {unit.name: unit for unit in (Unit(each, required=required) for each in names)}
     for unit in units.values():
+        if re.match(r"((netns|wg|wg-confined)@|wg\.|wgns-)", unit.name):
+            raise UsageError(f"{unit.name} is a unit of the tunnels themselves", "name a service to be confined")
         if os.path.exists(unit.path) and _MARK not in read(unit.path):
             raise Failure(f"{unit.path} was not written by wgns confine: left as it is", "remove or rename it")
     return list(units.values())
@@ -333,7 +336,7 @@ def _apply(changes: dict[str, str], units: list[Unit]) -> None:
             systemctl("reset-failed", *names)  # what was started too often would not start
             systemctl("start", "--no-block", *names, check=True)
     except BaseException:
-        for path, content in former.items():
+        for path, content in reversed(former.items()):
             try:
                 _put(path, content)
             except OSError as error:

@@ -98,8 +98,7 @@ def publish(namespace: str) -> None:
             make_folder(ETC)
             os.symlink(target, path)
     except OSError as error:
-        reason = os.strerror(error.errno or 0).lower()
-        say(f"{path}: {reason}: ip netns exec uses other files than confined services, which use {target}")
+        say(f"{path}: {os.strerror(error.errno or 0).lower()}: ip netns exec uses other files than {target}")
 
 
 def unpublish(namespace: str) -> None:

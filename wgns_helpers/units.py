@@ -138,8 +138,7 @@ def properties(unit: str) -> dict[str, str]:
     if done.returncode:
         raise Failure(f"systemctl show {shown(unit)}: {done.stderr.strip()}")
     found = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
-    users = [path for folder in _USER_FOLDERS for path in glob(f"{folder}/{unit}")]
-    if found["LoadState"] == "not-found" and users:
+    if found["LoadState"] == "not-found" and any(glob(f"{folder}/{unit}") for folder in _USER_FOLDERS):
         problem = f"{unit} is a unit of the user manager, which cannot join a namespace"
         raise Failure(problem, "a unit with User= in /etc/systemd/system, or wgns exec")
     if found["LoadState"] == "not-found":

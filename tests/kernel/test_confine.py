@@ -205,8 +205,11 @@ def test_units_that_cannot_work(settings: str) -> None:
         (("home", "echo", "--allow", "/run/a\nBindPaths=/run/dbus"), 2, "expected a path below /run"),
         (("home", "echo", "--allow", "/run/"), 2, "expected a path below /run"),
         (("home", "echo", "--allow", "/run/dbus"), 2, "/run/dbus/system_bus_socket is there"),
-        (("home", "echo", "--allow", "/run/user/1000"), 2, "hint: name a single socket, such as wayland-0"),
-        (("home", "echo", "--allow", "/run/user/1000/systemd/private"), 2, "a user's bus and systemd"),
+        (("home", "echo", "--allow", "/run/user/1000"), 2, "hint: name a single socket that the service needs"),
+        (("home", "echo", "--allow", "/run/user/1000/systemd/private"), 2, "by systemd, a user's bus or containers"),
+        (("home", "echo", "--allow", "/run/systemd/private"), 2, "by systemd, a user's bus or containers"),
+        (("home", "echo", "--allow", "/run/docker.sock"), 2, "by systemd, a user's bus or containers"),
+        (("home", "wg@home"), 2, "is a unit of the tunnels themselves"),
         (("home", "echo", "--allow", "/run/systemd/"), 2, "/run/systemd/resolve/io.systemd.Resolve is there"),
         (("home", "echo", "--allow", "/run/nscd/socket"), 2, "/run/nscd/socket is there"),
         (("home", "echo", "ehco"), 69, 'there is no unit "ehco.service"'),
@@ -214,6 +217,7 @@ def test_units_that_cannot_work(settings: str) -> None:
 )
 def test_wrong_names(arguments: tuple[str, ...], status: int, words: str) -> None:
     """A typo ends with one line and changes nothing."""
+    unit("wg@.service", PLAIN)
     before = tree()
     assert words in confine(*arguments, status=status)
     assert tree() == before
@@ -293,6 +297,14 @@ def test_the_tunnel_that_is_called_wg() -> None:
     assert (SYSTEM / "wg-confined@wg.service.wants/echo.service").is_symlink()
 
 
+def test_a_link_of_the_administrators_stays() -> None:
+    """What was not confined is not released, and its own enablement stays."""
+    LINK.parent.mkdir()
+    LINK.symlink_to(SYSTEM / "echo.service")
+    assert "echo.service is not confined" in run("wgns", "release", "echo").stderr
+    assert LINK.is_symlink()
+
+
 def test_a_former_link_goes() -> None:
     """The links that users made by hand for former versions do not start the unit with another tunnel."""
     for tunnel in ("wg@work.service", "wg.service"):
@@ -343,6 +355,7 @@ def test_a_kill_at_each_step() -> None:
         run("wgns", "release", "echo")
         ended = faults.run("wgns", "confine", "home", "echo", fault=Fault(step, "SIGKILL", "before"))
         assert not DROP_IN.exists() or DROP_IN.read_text() == wanted[str(DROP_IN)]
+        assert DROP_IN.exists() or not LINK.is_symlink()  # by which the tunnel would start it unconfined
         if len(ended.steps) < step:
             break
         confine("home", "echo")

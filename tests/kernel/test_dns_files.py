@@ -160,7 +160,7 @@ def test_what_somebody_else_has_there_stays(what: str) -> None:
     before = snapshot()
     dns_files.publish("wg")
     done = run("netns-up", "wg")
-    words = f"{LINK}: file exists: ip netns exec uses other files than confined services, which use {FOLDER}"
+    words = f"{LINK}: file exists: ip netns exec uses other files than {FOLDER}"
     assert (done.returncode, words in done.stderr) == (0, True)
     run("netns-down", "wg").check_returncode()
     assert snapshot() == before

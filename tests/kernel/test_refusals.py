@@ -260,8 +260,6 @@ def test_a_path_in_place_of_a_name(unchanged: None) -> None:
     done = run("wg-up", "./mullvad.conf", "--dry-run", cwd="/run")
     assert done.stdout.startswith('link "mullvad", wireguard in namespace "mullvad"'), done.stderr
     assert 'namespace "mullvad"' in run("wg-down", "/run/mullvad.conf").stderr
-    both = run("wg-up", "/run/mullvad.conf", "--config", "/run/mullvad.conf")
-    assert (both.returncode, "expected one of the two" in both.stderr) == (2, True)
     long = run("wg-up", "./a-name-that-is-too-long.conf", "--dry-run")
     assert (long.returncode, "at most 15 characters" in long.stderr) == (2, True)
     Path("/run/mullvad.conf").unlink()
