@@ -151,7 +151,7 @@ def open_namespace(name: str) -> int:
         descriptor = os.open(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
         names = ", ".join(sorted(os.listdir(DIRECTORY))[:10]) if os.path.isdir(DIRECTORY) else ""
-        hint = f"did you mean {names}? " * bool(names) + f"netns-up {name} makes one"
+        hint = f"did you mean {names}? " * bool(names) + f"netns-up {name} makes one, its unit is wg@{name}"
         raise MissingError(f'there is no network namespace "{name}"', hint) from None
     except OSError as error:
         raise system_error(path, error) from None

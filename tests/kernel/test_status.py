@@ -238,7 +238,7 @@ def test_no_tunnel(unchanged: None) -> None:
     assert ask() == (69, "", nothing)
     assert asked() == (69, [])
     assert ask("file")[0] == 69
-    hint = "did you mean file, wg? netns-up nobody makes one"
+    hint = "did you mean file, wg? netns-up nobody makes one, its unit is wg@nobody"
     assert ask("nobody")[::2] == (69, f'wgns: there is no network namespace "nobody"\nwgns: hint: {hint}\n')
     code, printed, said = ask("wg")
     assert (code, said) == (69, 'wgns: "wg": there is no such WireGuard link\nwgns: hint: wg-up wg\n')
