@@ -301,7 +301,7 @@ def _fault(name: str, unit: Unit) -> str:
 
 
 def _is_inside(name: str, unit: Unit) -> bool:
-    """Whether a unit that runs is in the tunnel's namespace already."""
+    """Whether a running unit is already in the tunnel's namespace."""
     process = unit.state.get("MainPID", "0")
     with suppress(OSError):
         return process == "0" or netns.own(process) == netns.pinned(name)
