@@ -97,7 +97,7 @@ def family(socket: Socket) -> int:
 def settings(device: Device, now: Tunnel, wanted: Tunnel) -> Iterator[Request]:
     """Set the private key, the mark of outgoing packets (0 for none) and the UDP port, where they differ.
 
-    An empty private key removes the present one; the port stays if 0 is wanted.
+    An empty private key removes the present one. A wanted port of 0 leaves the port alone.
     """
     if wanted.private_key != now.private_key:
         what = "private key (not shown)" if wanted.private_key else "remove private key"

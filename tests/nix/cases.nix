@@ -444,7 +444,7 @@ let
       };
     };
 
-    # A service that is wanted by something else starts with the tunnel too; a timer's is left to the timer.
+    # A service that another unit wants starts with the tunnel, too. The tunnel leaves a timer's service to the timer.
     confined-services = {
       module = {
         my.wireguard.tunnels = {
