@@ -11,9 +11,10 @@ import os
 import stat
 from binascii import a2b_base64, b2a_base64
 from io import StringIO
+from itertools import chain
 
 from .errors import HIDDEN, ConfigError, MissingError, shown, system_error, warn
-from .tunnel import IPV6_MINIMUM, Network, Peer, Tunnel, endpoint, literal, network, number
+from .tunnel import IPV6_MINIMUM, Network, Peer, Port, Tunnel, endpoint, literal, network, number, ports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 _SIZE_LIMIT = 32 << 20  # bytes; 100,000 peers take 15 MB
-_INTERFACE = ("PrivateKey", "PrivateKeyFile", "ListenPort", "FwMark")
+_INTERFACE = ("PrivateKey", "PrivateKeyFile", "ListenPort", "FwMark", "OpenPorts")
 _QUICK = ("Address", "MTU", "Table", "DNS")  # wg-quick(8) reads them, and drops blanks only at their ends
 _HOOKS = ("PreUp", "PostUp", "PreDown", "PostDown", "SaveConfig")
 _PEER = ("PublicKey", "PresharedKey", "PresharedKeyFile", "AllowedIPs", "Endpoint", "PersistentKeepalive")
 _SECTION_OF = {name.lower(): ("[Interface]", name) for name in _INTERFACE + _QUICK + _HOOKS}
 _SECTION_OF |= {name.lower(): ("[Peer]", name) for name in _PEER}
 _AMNEZIA = ("Jc", "Jmin", "Jmax", "S1", "S2", "S3", "S4", "H1", "H2", "H3", "H4", "I1", "I2", "I3", "I4", "I5")
-_LISTS = ("Address", "DNS", "AllowedIPs")
+_LISTS = ("Address", "DNS", "AllowedIPs", "OpenPorts")
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
 _BLANKS = " \t\v\f\r"  # isspace(3) in the C locale, which is what wg(8) drops
 _DROP_BLANKS = str.maketrans("", "", _BLANKS)
@@ -68,6 +69,7 @@ def load(path: str, private_key_file: str = "") -> Tunnel:
         table=interface.one("Table", lambda value: number(value, 1, 0xFFFFFFFF, zeros=False, auto=254, off=0), 254),
         dns=tuple(name for name, (family, _) in names if family),
         search=tuple(name for name, (family, _) in names if not family),
+        open_ports=open_ports(interface),
         peers=tuple(_peer(section, directory) for section in peers),
     )
     _check(tunnel, interface)
@@ -80,6 +82,15 @@ def load_endpoints(path: str) -> Tunnel:
     _, peers = sections(data, path)
     found = (Peer(peer.one("PublicKey", key, b""), endpoint=peer.one("Endpoint", endpoint, None)) for peer in peers)
     return Tunnel(b"", peers=tuple(found))
+
+
+def open_ports(interface: Section) -> tuple[Port, ...] | None:
+    """The ports that the far side may reach, sorted and without repetition; None for all."""
+    if "all" in (values := interface.items.get("OpenPorts", ())):
+        if len(values) > 1:
+            raise interface.error("OpenPorts", values.index("all"), '"all" leaves nothing to add, expected it alone')
+        return None
+    return tuple(sorted(set(chain(*interface.each("OpenPorts", ports)))))
 
 
 def _check(tunnel: Tunnel, interface: Section) -> None:

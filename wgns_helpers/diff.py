@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from binascii import b2a_base64
 
-from . import netlink, wireguard
+from . import inbound, netlink, wireguard
 from .netlink import Request, socket
 from .tunnel import IPV6_MINIMUM, NOWHERE, Network, Peer, Route, Tunnel
 
@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-NOTHING = Tunnel(b"", up=False)  # what a new link has
+NOTHING = Tunnel(b"", up=False, open_ports=None)  # what a new link has
 
 
 def diff(now: Tunnel, wanted: Tunnel, device: wireguard.Device, names: dict[bytes, str]) -> list[Request]:
@@ -26,6 +26,7 @@ def diff(now: Tunnel, wanted: Tunnel, device: wireguard.Device, names: dict[byte
     gone = [peer.public_key for peer in now.peers if peer.public_key not in kept]
     former = (part for key in gone for part in wireguard.peer(_name(key, names), key, wireguard.REMOVE))
     return [
+        *inbound.change(device.name, now.open_ports, wanted.open_ports),
         *wireguard.settings(device, now, wanted),
         *wireguard.peers(device, _peers(now, wanted, names)),
         *_additions(device.ifindex, now, wanted),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 socket = _socket  # for all modules: the C module underneath socket, whose enumerations cost 9 ms at every start
-NETLINK_ROUTE, NETLINK_GENERIC = 0, 16
+NETLINK_ROUTE, NETLINK_NETFILTER, NETLINK_GENERIC = 0, 12, 16
 REQUEST, ACK, EXCL, CREATE, DUMP = 0x1, 0x4, 0x200, 0x400, 0x300
 NESTED = 0x8000
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_NEWADDR, RTM_DELADDR, RTM_NEWROUTE, RTM_DELROUTE = 16, 17, 18, 20, 21, 24, 25
@@ -51,14 +51,23 @@ class Request:
 
     def pack(self, sequence: int) -> bytes:
         """The message with its header; `sequence` numbers the request, the kernel's answer carries it."""
-        return _HEADER.pack(16 + len(self.body), self.kind, REQUEST | ACK | self.flags, sequence, 0) + self.body
+        return message(self.kind, REQUEST | ACK | self.flags, sequence, self.body)
+
+    def explain(self, failure: Failure) -> Failure:
+        """What to raise for a failure of this request."""
+        return failure
+
+
+def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+    """A message with its header (struct nlmsghdr)."""
+    return _HEADER.pack(16 + len(body), kind, flags, sequence, 0) + body
 
 
 def batches(requests: Iterable[Request]) -> Iterator[list[Request]]:
-    """The requests in their order, each list for one datagram: up to 64 for rtnetlink, a long one for WireGuard."""
+    """The requests in their order, each list for one datagram: up to 64 for rtnetlink, a long one for the others."""
     batch: list[Request] = []
     for request in requests:
-        if batch and (len(batch) == _BATCH or NETLINK_GENERIC in (batch[0].protocol, request.protocol)):
+        if batch and (len(batch) == _BATCH or batch[0].protocol or request.protocol):  # NETLINK_ROUTE is 0
             yield batch
             batch = []
         batch.append(request)
@@ -94,7 +103,12 @@ class Socket:
         self._sequence = 0
         try:
             for protocol in protocols or (NETLINK_ROUTE,):
-                made = self._sockets[protocol] = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, protocol)
+                try:
+                    made = self._sockets[protocol] = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, protocol)
+                except OSError as error:
+                    if error.errno != errno.EPROTONOSUPPORT:
+                        raise
+                    continue  # the first request that needs it is refused
                 for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK):
                     made.setsockopt(_SOL_NETLINK, option, 1)
                 made.connect((0, 0))  # to the kernel: what other processes send is refused
@@ -114,6 +128,8 @@ class Socket:
         The kernel goes on after a request that failed: raises the first failure when the whole datagram is done,
         `KernelRefusedError` or another `Failure`.
         """
+        if batch[0].protocol not in self._sockets:
+            raise batch[0].explain(_refused(batch[0].what, errno.EPROTONOSUPPORT))
         socket = self._sockets[batch[0].protocol]
         waiting = dict(enumerate(batch, self._sequence + 1))
         self._sequence += len(batch)
@@ -136,7 +152,7 @@ class Socket:
         except OSError as error:
             failed = failed or system_error(f"{batch[0].what}: netlink", error)
         if failed:
-            raise failed
+            raise batch[0].explain(failed)
         return answers
 
     def ask(self, request: Request, size: int, absent: int) -> bytes:
@@ -201,7 +217,11 @@ def refusal(what: str, flags: int, payload: bytes, size: int = 20) -> Failure | 
         return None
     words = attributes(payload, size).get(1, b"") if flags & _NLM_F_ACK_TLVS else b""  # NLMSGERR_ATTR_MSG
     number = -answer if -4096 < answer < 0 else errno.EBADMSG  # MAX_ERRNO of linux/err.h
-    failure = system_error(what, OSError(number, ""), words.rstrip(b"\0").decode(errors="replace"))
+    return _refused(what, number, words.rstrip(b"\0").decode(errors="replace"))
+
+
+def _refused(what: str, number: int, words: str = "") -> Failure:
+    failure = system_error(what, OSError(number, ""), words)
     if failure.code == 1:
         failure = KernelRefusedError(str(failure))
         failure.errno = number

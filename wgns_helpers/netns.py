@@ -161,6 +161,14 @@ def open_namespace(name: str) -> int:
     return descriptor
 
 
+def lacking(what: str, modules: str) -> MissingError:
+    """The exception for a part of the kernel that is in modules; they are not loaded by themselves everywhere."""
+    hint = f"modprobe -a {modules}"
+    if text("/proc/sys/kernel/modules_disabled") == "1":
+        hint = f"no module can be loaded before a reboot: name {modules} in /etc/modules-load.d/wgns.conf"
+    return MissingError(f"the kernel has no {what}", hint)
+
+
 def enter(descriptor: int) -> None:
     """Move this process into the open network namespace."""
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from struct import pack
 
-from . import netlink
+from . import inbound, netlink
 from .errors import MissingError
 from .netlink import socket
 from .tunnel import Network, Route, Session, Tunnel, network
@@ -45,6 +45,7 @@ def read(link: Link) -> tuple[Tunnel, dict[bytes, Session]]:
     return tunnel._replace(
         mtu=interface.get_attr("IFLA_MTU"),
         up=bool(interface["flags"] & netlink.IFF_UP),
+        open_ports=inbound.read(link, link.name),
         addresses=tuple(_addresses(listed(ifaddrmsg, netlink.RTM_GETADDR, 8), link.index)),
         routes=tuple(_routes(listed(rtmsg, netlink.RTM_GETROUTE, 12), link.index)),
     ), sessions

@@ -76,6 +76,18 @@ class Route(NamedTuple):
     ours: bool = True  # whether wg-up made it
 
 
+class Port(NamedTuple):
+    """Ports of one protocol that the far side may reach."""
+
+    protocol: int  # IPPROTO_TCP or IPPROTO_UDP
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        ports = f"{self.first}-{self.last}" if self.last > self.first else str(self.first)
+        return f"{ports}/{'udp' if self.protocol == socket.IPPROTO_UDP else 'tcp'}"
+
+
 class Endpoint(NamedTuple):
     """Where a peer is reached: a host name or literal address and a UDP port, and, once resolved, the address."""
 
@@ -137,6 +149,7 @@ class Tunnel(NamedTuple):
     table: int = 254  # routing table, 0: no routes
     dns: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
+    open_ports: tuple[Port, ...] | None = ()  # None: every port, without a filter
     peers: tuple[Peer, ...] = ()
     routes: tuple[Route, ...] = ()  # as in the kernel
     up: bool = True
@@ -212,6 +225,22 @@ def network(value: str, *, zeros: bool = True) -> Network:
         return Network(family, socket.inet_pton(family, text), prefix)
     except (OSError, ValueError):
         raise ValueError(f"{shown(value)} is not ADDRESS/LENGTH with a length from 0 to {bits}") from None
+
+
+def ports(value: str) -> tuple[Port, ...]:
+    """PORT or FIRST-LAST, for one protocol or, without /tcp or /udp, for both; none for the word "all"."""
+    text, slash, protocol = value.partition("/")
+    first, _, last = text.partition("-")
+    protocols = {"tcp": [socket.IPPROTO_TCP], "udp": [socket.IPPROTO_UDP], "": [socket.IPPROTO_TCP, socket.IPPROTO_UDP]}
+    try:
+        low, high = number(first, 1, 65535), number(last if "-" in text else first, 1, 65535)
+        if low <= high and (protocol or not slash):
+            return tuple(Port(each, low, high) for each in protocols[protocol])
+    except (KeyError, ValueError):
+        pass
+    raise ValueError(
+        f"{shown(value)}: expected PORT or FIRST-LAST from 1 to 65535, with /tcp, /udp or for both, or all"
+    )
 
 
 def endpoint(value: str) -> Endpoint:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import dns_files, netlink, netns, signals
+from . import dns_files, inbound, netlink, netns, signals
 from .errors import Failure, MissingError, say, say_absent
 from .signals import Lock
 
@@ -33,12 +33,13 @@ def down(link: str, namespace: str) -> None:
         else:
             if netns.identity(descriptor) != netns.own():
                 netns.enter(descriptor)
-            with netlink.Socket() as socket:
+            with netlink.Socket(netlink.NETLINK_ROUTE, netlink.NETLINK_NETFILTER) as socket:
                 index = existing(socket, link, namespace)
                 if index:
                     socket.run([netlink.delete_link(index)])
                     say(f'"{link}" is gone from namespace "{namespace}"')
                 else:
                     say_absent(f'there is no "{link}" in namespace "{namespace}"')
+                inbound.remove(socket, link)  # after the link: no port is open meanwhile
         dns_files.remove(namespace, link)
         dns_files.unpublish(namespace)

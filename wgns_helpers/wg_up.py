@@ -7,7 +7,7 @@ import os
 import time
 from binascii import crc32
 
-from . import dns_files, netlink, netns, present, signals, wg_down, wireguard
+from . import dns_files, inbound, netlink, netns, present, signals, wg_down, wireguard
 from .diff import NOTHING, diff, words
 from .errors import ConfigError, Failure, MissingError, PermissionRefusedError, TryAgainError, listed, say, warn
 from .resolve import ready
@@ -149,6 +149,7 @@ def _delete(link: Link) -> None:
     try:
         if link.index and netlink.read_link(link, link.name)[0] == link.index:
             link.run([netlink.delete_link(link.index)])
+        inbound.remove(link, link.name)
     except Failure as error:
         warn(f'the link "{link.name}" could not be deleted again: {error}', f"wg-down {link.name}")
 
@@ -226,7 +227,7 @@ def plan(name: str, namespace: str, tunnel: Tunnel) -> list[str]:
             steps = differences(link, namespace, present.read(link)[0], tunnel)
         return steps or [f'"{name}" in namespace "{namespace}" is as configured: nothing to change']
     steps = [f'link "{name}", {wg_down.KIND} in namespace "{namespace}", its UDP socket in this one']
-    steps += words(diff(NOTHING, tunnel.as_in_kernel(), wireguard.Device(), tunnel.names()))
+    steps += words(diff(NOTHING, tunnel.as_in_kernel(), wireguard.Device(name=name), tunnel.names()))
     steps += [] if tunnel.mtu else ["mtu from the route to the endpoint"]
     return steps + list(map(str, dns_files.diff(namespace, name, tunnel)))
 

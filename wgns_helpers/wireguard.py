@@ -7,8 +7,19 @@ from struct import Struct, pack
 from sys import byteorder
 
 from . import netns
-from .errors import MissingError
-from .netlink import DUMP, NESTED, NETLINK_GENERIC, NETLINK_ROUTE, Request, Socket, attribute, attributes, each, socket
+from .netlink import (
+    DUMP,
+    NESTED,
+    NETLINK_GENERIC,
+    NETLINK_NETFILTER,
+    NETLINK_ROUTE,
+    Request,
+    Socket,
+    attribute,
+    attributes,
+    each,
+    socket,
+)
 from .tunnel import NOWHERE, Endpoint, NamedTuple, Network, Peer, Session, Tunnel
 
 TYPE_CHECKING = False
@@ -31,6 +42,7 @@ class Device(NamedTuple):
 
     ifindex: int = 0  # of its link
     family: int = 0  # the number of generic netlink's family "wireguard"
+    name: str = ""  # of its link
 
 
 class Link(Socket):
@@ -40,13 +52,13 @@ class Link(Socket):
     """
 
     def __init__(self, name: str, index: int = 0) -> None:
-        super().__init__(NETLINK_ROUTE, NETLINK_GENERIC)
+        super().__init__(NETLINK_ROUTE, NETLINK_GENERIC, NETLINK_NETFILTER)
         self.name, self.index, self._family = name, index, 0
 
     def device(self) -> Device:
         """The device for messages; `MissingError` if the kernel has no WireGuard."""
         self._family = self._family or family(self)
-        return Device(self.index, self._family)
+        return Device(self.index, self._family, self.name)
 
     def change(self, name: str, public_key: bytes, **fields: Any) -> None:  # noqa: ANN401  (those of `peer`)
         """Change some fields of a present peer."""
@@ -87,10 +99,7 @@ def family(socket: Socket) -> int:
     answer = socket.ask(Request("netlink family wireguard", _GENL_ID_CTRL, body, 0, NETLINK_GENERIC), 4, errno.ENOENT)
     number = _number(attributes(answer, 4).get(1, b"")[:2])  # CTRL_ATTR_FAMILY_ID
     if number <= _GENL_ID_CTRL:
-        hint = "modprobe wireguard; it is in Linux since 5.6"
-        if netns.text("/proc/sys/kernel/modules_disabled") == "1":
-            hint = "no module can be loaded before a reboot: name wireguard in /etc/modules-load.d/wireguard.conf"
-        raise MissingError("the kernel has no WireGuard", hint)
+        raise netns.lacking("WireGuard", "wireguard")
     return number
 
 
