@@ -5,11 +5,17 @@ from __future__ import annotations
 import base64
 import os
 import re
+import struct
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pyroute2.netlink.nfnetlink.nftsocket import nft_rule_msg
+
+if TYPE_CHECKING:
+    from wgns_helpers import inbound
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ("netns-up", "netns-down", "wg-up", "wg-down", "wgns")
@@ -72,3 +78,22 @@ def shell(command: str) -> str:
     done = subprocess.run(["sh", "-euc", command], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, f"{command}: {done.stderr}"
     return done.stdout
+
+
+def rules(batch: inbound.Batch) -> list[str]:
+    """The rules in a batch in words, as pyroute2 decodes them, each with its chain."""
+
+    def values(part: Any) -> list[str]:
+        if isinstance(part, bytes):
+            return [part.hex()]
+        nested = part.get("attrs") if isinstance(part, dict) else None
+        return [str(part)] if nested is None else [word for _, value in nested for word in values(value)]
+
+    lines = []
+    for kind, _, body in batch.messages:
+        if kind == 6:  # NFT_MSG_NEWRULE
+            message = nft_rule_msg(struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body)
+            message.decode()
+            words = [word for part in message.get_attr("NFTA_RULE_EXPRESSIONS") for word in values(part)]
+            lines.append(" ".join([message.get_attr("NFTA_RULE_CHAIN"), *words]).replace("NFT_REG_1 ", ""))
+    return lines

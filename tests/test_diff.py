@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 from typing import Any
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wgns_helpers import netlink
+from tests.support import rules
+from wgns_helpers import inbound, netlink
 from wgns_helpers.diff import NOTHING, diff, words
-from wgns_helpers.tunnel import NOWHERE, Endpoint, Network, Peer, Route, Tunnel, network
+from wgns_helpers.tunnel import NOWHERE, Endpoint, Network, Peer, Port, Route, Tunnel, network
 from wgns_helpers.wireguard import REMOVE, REPLACE_ALLOWED_IPS, UPDATE_ONLY, Device
 
 KEYS = [bytes([number]) * 32 for number in (1, 2, 3)]
@@ -22,6 +24,8 @@ PLACES = [
     Endpoint("192.0.2.1", 7, socket.AF_INET, b"\xc0\0\2\1"),
     Endpoint("::1", 9, socket.AF_INET6, bytes(15) + b"\1"),
 ]
+
+FILTERS = [None, (), (Port(6, 80, 80),), (Port(6, 80, 80), Port(17, 6881, 6889))]
 
 
 @st.composite
@@ -50,6 +54,7 @@ def tunnels(draw: st.DrawFn, *, present: bool) -> Tunnel:
         draw(st.sampled_from([0, 7])),
         tuple(addresses),
         draw(st.sampled_from([1280, 1420])),
+        open_ports=draw(st.sampled_from([*FILTERS, inbound.CHANGED] if present else FILTERS)),
         peers=peers,
         routes=tuple(routes),
         up=draw(st.booleans()) if present else True,
@@ -62,7 +67,7 @@ class Kernel:
 
     def __init__(self, tunnel: Tunnel) -> None:
         self.settings = {3: tunnel.private_key or bytes(32), 6: tunnel.listen_port, 7: tunnel.fwmark}
-        self.mtu, self.up = tunnel.mtu, tunnel.up
+        self.mtu, self.up, self.open_ports = tunnel.mtu, tunnel.up, tunnel.open_ports
         self.peers = {peer.public_key: self.peer(peer) for peer in tunnel.peers}
         self.addresses, self.routes = set(tunnel.addresses), {route[:2] for route in tunnel.routes}
 
@@ -82,6 +87,8 @@ class Kernel:
                         self._set_peer(netlink.attributes(nest))
                 elif kind != 1:
                     self.settings[kind] = value if kind == 3 else int.from_bytes(value, "little")
+        elif isinstance(request, inbound.Batch):
+            self._filter(request)
         elif request.kind == netlink.RTM_NEWLINK:
             _, _, index, flags, change = struct.unpack_from("=BxHiII", request.body)
             assert index == 5
@@ -97,6 +104,15 @@ class Kernel:
             route = Network(family, netlink.attributes(request.body, 12).get(1, any_address), prefix), request.body[4]
             assert (route in self.routes) == (request.kind == netlink.RTM_DELROUTE)
             self.routes ^= {route}
+
+    def _filter(self, request: inbound.Batch) -> None:
+        """The rules that come after a table or the rules before have gone."""
+        kinds = [kind for kind, *_ in request.messages]
+        assert [kind for kind in kinds if kind != 6] in ([8], [0, 2, 0, 3, 3], [0, 2])
+        assert kinds[0] == 0 or self.open_ports not in (None, inbound.CHANGED)
+        found = (re.search(r"L4PROTO .*?EQ (\w+) .*?cmp \w+ (\w+)( cmp \w+ (\w+))?", rule) for rule in rules(request))
+        ports = [Port(*(int(each[i] or each[2], 16) for i in (1, 2, 4))) for each in found if each]
+        self.open_ports = tuple(ports) if 6 in kinds else None
 
     def _address(self, address: Network, kind: int) -> None:
         same = {a for a in self.addresses if a == address or (len(a.address) == 16 and a.address == address.address)}
@@ -124,7 +140,9 @@ class Kernel:
 
     def state(self) -> tuple[Any, ...]:
         """All of it, for comparison."""
-        return self.settings, self.mtu, self.up, self.peers, self.addresses, self.routes
+        # A filter that somebody has changed cannot be restored: it is closed then
+        ports = () if self.open_ports == inbound.CHANGED else self.open_ports
+        return self.settings, self.mtu, self.up, ports, self.peers, self.addresses, self.routes
 
 
 def kept(now: Tunnel, wanted: Tunnel) -> Tunnel:

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2.netlink.generic.wireguard import wgmsg
+from pyroute2.netlink.nfnetlink.nftsocket import nft_chain_msg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from wgns_helpers import netlink, wireguard
-from wgns_helpers.tunnel import NOWHERE, Endpoint, Network, Peer, Session, Tunnel
+from tests.support import rules
+from wgns_helpers import inbound, netlink, wireguard
+from wgns_helpers.tunnel import NOWHERE, Endpoint, Network, Peer, Port, Session, Tunnel
 from wgns_helpers.wireguard import Device
 
 names = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_", min_size=1, max_size=15)
@@ -318,3 +320,34 @@ def test_refusal_reads_the_kernels_own_words() -> None:
     denied = netlink.refusal("link", 0, struct.pack("=i", -1) + bytes(16))
     assert denied is not None
     assert denied.code == 77
+
+
+def test_the_filter() -> None:
+    """Its rules in pyroute2's words, and the batch: begin, messages, of which the last asks for an answer, and end."""
+    (batch,) = inbound.change("demo", None, (Port(6, 80, 80), Port(17, 6881, 6889)))
+    assert isinstance(batch, inbound.Batch)
+    accept = "immediate NFT_REG_VERDICT NF_ACCEPT"
+    port = "payload NFT_PAYLOAD_TRANSPORT_HEADER 2 2"
+    expected = [
+        f"input meta NFT_META_IIF cmp NFT_CMP_EQ 01000000 {accept}",
+        f"input ct NFT_CT_STATE bitwise 4 06000000 00000000 cmp NFT_CMP_NEQ 00000000 {accept}",
+        f"input meta NFT_META_L4PROTO cmp NFT_CMP_EQ 06 {port} cmp NFT_CMP_EQ 0050 {accept}",
+        f"input meta NFT_META_L4PROTO cmp NFT_CMP_EQ 11 {port} cmp NFT_CMP_GTE 1ae1 cmp NFT_CMP_LTE 1ae9 {accept}",
+        "input immediate NFT_REG_VERDICT NFT_JUMP forwarded",
+    ]
+    assert rules(batch) == expected
+    (again,) = inbound.change("demo", (), (Port(6, 80, 80), Port(17, 6881, 6889)))
+    assert isinstance(again, inbound.Batch)
+    assert rules(again) == expected
+    base = nft_chain_msg(struct.pack("=IHHII", 16 + len(batch.messages[4][2]), 3, 0, 0, 0) + batch.messages[4][2])
+    base.decode()
+    hook = base.get_attr("NFTA_CHAIN_HOOK")
+    assert [hook.get_attr(f"NFTA_HOOK_{name}") for name in ("HOOKNUM", "PRIORITY")] == [1, 0]
+    assert [base.get_attr(f"NFTA_CHAIN_{name}") for name in ("NAME", "POLICY", "TYPE")] == ["input", 0, "filter"]
+    messages, data = [], batch.pack(7)
+    while data:
+        length, kind, flags, sequence, _ = struct.unpack_from("=IHHII", data)
+        messages.append((kind, bool(flags & netlink.ACK), sequence))
+        data = data[length:]
+    kinds = [16, *(10 << 8 | kind for kind in (0, 2, 0, 3, 3, 6, 6, 6, 6, 6)), 17]
+    assert messages == [(kind, number == len(kinds) - 2, 7) for number, kind in enumerate(kinds)]

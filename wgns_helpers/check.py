@@ -1,6 +1,7 @@
 """Proof that a process is confined to a tunnel: by its network namespace, its view of files, and what it may do.
 
-Reads what an unprivileged process can read under the restrictions of an ordinary unit: no netlink, no pyroute2.
+Reads what an unprivileged process can read under the restrictions of an ordinary unit: no pyroute2, and netlink only
+for the one point that takes root.
 """
 
 from __future__ import annotations
@@ -75,12 +76,12 @@ def points(name: str, process: str = "self") -> list[Point]:
         root = os.open(f"/proc/{process}/root", os.O_RDONLY)
         netns.enter(os.open(f"/proc/{process}/ns/net", os.O_RDONLY))
     links = [line.partition(":")[0].strip() for line in netns.lines("/proc/self/net/dev")[2:]]
-    forwarding = _forwarding(links)
+    inside = [_forwarding(links), _inbound(name), _tunnel(name, links)]
     if process != "self":  # only now: in its root there may be no /proc
         os.fchdir(root)
         os.chroot(".")
     files = [_file(file, name) for file in dns_files.FILES]
-    return [*outside, forwarding, _tunnel(name, links), *files, _sockets()]
+    return [*outside, *inside, *files, _sockets()]
 
 
 def _namespace(name: str, process: str) -> Point:
@@ -181,6 +182,24 @@ def _forwarding(links: list[str]) -> Point:
     if not paths:
         return "forwarding", None, "/proc/sys cannot be seen here"
     return "forwarding", True, "packets that arrive are not passed on"
+
+
+def _inbound(name: str) -> Point:
+    """Whether the far side reaches the open ports of the configuration only, which root alone can see."""
+    if os.geteuid():
+        return "inbound", None, "the filter of inbound packets: only root can see it"
+    from . import config, inbound, netlink
+
+    try:
+        with netlink.Socket(netlink.NETLINK_NETFILTER) as socket:
+            ports = inbound.read(socket, name)
+        wanted = config.load_open_ports(config.path_of(name))
+    except Failure as error:
+        return "inbound", None, f"the filter of inbound packets: {error}"
+    now, then = (", ".join(inbound.words(each)) or "no port" for each in (ports, wanted))
+    if ports != wanted:
+        return "inbound", False, f"open to the far side: {now}; by the configuration: {then}"
+    return "inbound", True, f"open to the far side: {now}"
 
 
 def _file(file: str, name: str) -> Point:

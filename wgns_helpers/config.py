@@ -69,7 +69,7 @@ def load(path: str, private_key_file: str = "") -> Tunnel:
         table=interface.one("Table", lambda value: number(value, 1, 0xFFFFFFFF, zeros=False, auto=254, off=0), 254),
         dns=tuple(name for name, (family, _) in names if family),
         search=tuple(name for name, (family, _) in names if not family),
-        open_ports=open_ports(interface),
+        open_ports=_open_ports(interface),
         peers=tuple(_peer(section, directory) for section in peers),
     )
     _check(tunnel, interface)
@@ -84,7 +84,13 @@ def load_endpoints(path: str) -> Tunnel:
     return Tunnel(b"", peers=tuple(found))
 
 
-def open_ports(interface: Section) -> tuple[Port, ...] | None:
+def load_open_ports(path: str) -> tuple[Port, ...] | None:
+    """The open ports of the file `path` alone: reads no secret. Raises what `load` raises."""
+    data, _ = _read(path)
+    return _open_ports(sections(data, path)[0])
+
+
+def _open_ports(interface: Section) -> tuple[Port, ...] | None:
     """The ports that the far side may reach, sorted and without repetition; None for all."""
     if "all" in (values := interface.items.get("OpenPorts", ())):
         if len(values) > 1:

@@ -78,6 +78,11 @@ class Batch(Request):
         return MissingError(f"{lacking} ({failure})", f"{lacking.hint}; OpenPorts = all leaves the filter out")
 
 
+def words(ports: Ports) -> list[str]:
+    """The open ports, each in words."""
+    return ["all"] if ports is None else ["unknown"] if ports == CHANGED else list(map(str, ports))
+
+
 def change(name: str, now: Ports, wanted: Ports) -> Iterator[Request]:
     """Turn the filter of the tunnel `name` into the one that opens these ports, without a moment between the two.
 
@@ -86,14 +91,14 @@ def change(name: str, now: Ports, wanted: Ports) -> Iterator[Request]:
     if wanted == now:
         return
     if wanted is None:
-        yield Batch("every port open to the far side", _remove(name))
+        yield Batch("open to the far side: all", _remove(name))
         return
     head = [(_DELRULE, 0, _place(name, 2, b"input"))]
     if now is None or now == CHANGED:
         head = [*_remove(name), _table(name, _NEWTABLE)]
         head += [(_NEWCHAIN, CREATE, _place(name, 3, b"forwarded")), (_NEWCHAIN, CREATE, _base(name))]
     rules = [_new_rule(name, b"input", rule) for rule in _rules(() if wanted == CHANGED else wanted)]
-    yield Batch(f"ports open to the far side: {', '.join(map(str, wanted)) or 'none'}", head + rules)
+    yield Batch(f"open to the far side: {', '.join(words(wanted)) or 'no port'}", head + rules)
 
 
 def forward(name: str, ports: tuple[Port, ...]) -> Request:
@@ -205,7 +210,8 @@ def _port(rule: Rule) -> Port | None:
     """The port that a rule opens, if it is one for a port."""
     compared = [attributes(found.get(3, b"")).get(1, b"") for name, found in rule if name == b"cmp"]
     numbers = [int.from_bytes(each, "big") for each in compared]
-    return Port(*numbers[:2], numbers[-1]) if len(numbers) in (2, 3) else None
+    of_port = len(numbers) in (2, 3) and numbers[0] < 256 and max(numbers) < 65536
+    return Port(numbers[0], numbers[1], numbers[-1]) if of_port else None
 
 
 def _meta(key: int) -> tuple[bytes, dict[int, bytes]]:

@@ -66,7 +66,7 @@ def _words(key: str, value: Any) -> list[str]:  # noqa: ANN401
         return [age(value)]
     if key in ("received", "sent"):
         return [size(value)]
-    if key in ("addresses", "allowed_ips", "name_servers", "search") and value:
+    if key in ("addresses", "allowed_ips", "name_servers", "open_ports", "search") and value:
         return [", ".join(value)]
     if isinstance(value, bool):
         return ["yes" if value else "no"]

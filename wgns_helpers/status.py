@@ -22,7 +22,7 @@ _SHOW = ("systemctl", "show", "--all", "--property=Id,ActiveState,Result,MainPID
 _WANTED = "/etc/systemd/system/*.wants/wg*.service"  # by which systemctl enable works
 _UNITS = (".service", ".scope", ".socket", ".mount", ".swap")  # those that can have processes (systemd.unit(5))
 _STATES = ("inactive", "failed", "deactivating", "activating", "reloading", "active")  # of two units, the last counts
-_LINK = ("up", "public_key", "listen_port", "addresses", "mtu", "peers", "differences")
+_LINK = ("up", "public_key", "listen_port", "addresses", "mtu", "open_ports", "peers", "differences")
 _SPANS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 _IFNAMSIZ = 16  # linux/if.h: the bytes of a link's name, with a null byte at the end
 _RETRY = 6.0  # seconds within which the kernel tries a handshake again (REKEY_TIMEOUT and its jitter), if it has to
@@ -137,7 +137,7 @@ def _tunnels(properties: dict[str, dict[str, str]]) -> dict[str, str]:
 
 def _link(tunnel: dict[str, Any]) -> list[Watched]:
     """Add the details of the link, if there is one, and return what has to be watched for a while."""
-    from . import present, wg_up
+    from . import inbound, present, wg_up
 
     name = tunnel["name"]
     wanted, why = _configured(name)
@@ -158,6 +158,7 @@ def _link(tunnel: dict[str, Any]) -> list[Watched]:
     key = _key(now.public_key) if now.private_key else ""
     tunnel |= {"up": now.up, "public_key": key, "listen_port": now.listen_port, "mtu": now.mtu}
     tunnel["addresses"] = [str(address) for address in now.addresses]
+    tunnel["open_ports"] = inbound.words(now.open_ports)
     tunnel["peers"] = [peer_at(peer, sessions[peer.public_key], time.time()) for peer in now.peers]
     tunnel["unseen"] += [f"what differs from the configuration: {why}"] * bool(why)
     return [(tunnel, link, sessions)]
