@@ -11,7 +11,6 @@ import os
 import stat
 from binascii import a2b_base64, b2a_base64
 from io import StringIO
-from itertools import chain
 
 from .errors import HIDDEN, ConfigError, MissingError, shown, system_error, warn
 from .tunnel import IPV6_MINIMUM, Network, Peer, Port, Tunnel, endpoint, literal, network, number, ports
@@ -96,7 +95,7 @@ def _open_ports(interface: Section) -> tuple[Port, ...] | None:
         if len(values) > 1:
             raise interface.error("OpenPorts", values.index("all"), '"all" leaves nothing to add, expected it alone')
         return None
-    return tuple(sorted(set(chain(*interface.each("OpenPorts", ports)))))
+    return tuple(sorted({port for found in interface.each("OpenPorts", ports) for port in found}))
 
 
 def _check(tunnel: Tunnel, interface: Section) -> None:

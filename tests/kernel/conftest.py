@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyroute2.nftables.main import NFTables
 
 from tests.support import shell
+from wgns_helpers import netns
+from wgns_helpers.errors import Failure
 
 SANDBOX = Path("/run/wgns-sandbox")  # made by tests/sandbox in a /run of its own
 FILES = [Path("/etc") / name for name in ("resolv.conf", "nsswitch.conf", "hosts")]
@@ -43,6 +46,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 )
 
 
+def filters(nft: NFTables) -> list[str]:
+    """The tables, chains and rules of the family inet, without the numbers that the kernel gives them."""
+    messages = [*nft.get_tables(), *nft.get_chains(), *nft.get_rules()]
+    return [str([(k, v) for k, v in m["attrs"] if not k.endswith(("_HANDLE", "_POSITION"))]) for m in messages]
+
+
+def filters_of(name: str) -> list[str]:
+    """Those of a named namespace."""
+    try:
+        with (
+            open(netns.open_namespace(name), "rb") as namespace,
+            netns.Inside(namespace.fileno()),
+            NFTables(nfgen_family=1) as nft,  # NFPROTO_INET
+        ):
+            return filters(nft)
+    except Failure:  # a name without a namespace
+        return []
+
+
 def snapshot() -> dict[str, object]:
     """All that the programs may change: links, addresses, routes of every namespace, names, files, mounts."""
     state: dict[str, object] = {}
@@ -52,6 +74,7 @@ def snapshot() -> dict[str, object]:
         for what in ("addr", "route show table all", "-6 route show table all"):
             done = subprocess.run(["sh", "-c", f"{prefix} -j {what}"], capture_output=True, text=True, check=False)
             state[f"{name}: {what}"] = json.loads(done.stdout) if done.stdout.strip() else done.stderr
+        state[f"{name}: filters"] = filters_of(name) if name else []
     for folder in ("/run/netns", "/run/wgns", "/etc/netns"):
         for path in sorted(Path(folder).rglob("*.conf" if folder == "/run/wgns" else "*")):  # no locks of killed ones
             status = path.lstat()

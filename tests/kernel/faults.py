@@ -100,7 +100,7 @@ def _replace(fault: Fault | None, log: int) -> None:
 
     def exchanged(socket: netlink.Socket, batch: list[netlink.Request]) -> list[bytes]:
         reads = batch[0].kind == netlink.RTM_GETLINK or batch[0].flags & netlink.DUMP == netlink.DUMP
-        if reads or batch[0].what == "netlink family wireguard":
+        if reads or batch[0].what in ("netlink family wireguard", "filter of inbound packets"):
             return exchange(socket, batch)
         lost = system_error(batch[0].what, OSError(5, ""))
         answers: list[bytes] = step("netlink", lambda: exchange(socket, batch), lambda: lost)

@@ -15,9 +15,9 @@ import pytest
 
 from tests.kernel.conftest import has_wireguard
 from tests.kernel.test_imports import assert_within_budget, loaded
-from tests.support import POWERLESS, ROOT, run, shell
-from wgns_helpers import dns_files
-from wgns_helpers.tunnel import Tunnel
+from tests.support import MINIMAL, POWERLESS, ROOT, run, shell
+from wgns_helpers import dns_files, inbound, netlink, netns
+from wgns_helpers.tunnel import Port, Tunnel, ports
 
 TUNNEL = Tunnel(private_key=b"k" * 32, dns=("10.64.0.1",))
 # The mounts of a confined service; in the sandbox /run has no sockets
@@ -57,6 +57,17 @@ def confined() -> None:
     ip -n demo route add default dev demo
     """)
     dns_files.write(dns_files.diff("demo", "demo", TUNNEL))
+    shell("mkdir -p -m 700 /etc/wireguard")
+    Path("/etc/wireguard/demo.conf").write_text(MINIMAL.replace("[Peer]", "OpenPorts = 51413\n[Peer]"))
+    with open(netns.open_namespace("demo"), "rb") as namespace, netns.Inside(namespace.fileno()):
+        filtered(ports("51413"))
+
+
+def filtered(wanted: tuple[Port, ...] | None) -> None:
+    """Have the namespace of this process closed but for these ports."""
+    with netlink.Socket(netlink.NETLINK_NETFILTER) as sockets:
+        for request in inbound.change("demo", inbound.read(sockets, "demo"), wanted):
+            sockets.run([request])
 
 
 def inside(
@@ -84,6 +95,7 @@ def check(
 
 POINTS = {"namespace", "host", "capabilities", "no_new_privs", "keyrings", "forwarding", "links"}
 ALL = POINTS | {"resolv.conf", "nsswitch.conf", "sockets"}
+HOLDS = {**dict.fromkeys(ALL, True), "inbound": None}  # which takes root with its capabilities
 IN_DEMO = "ip -n demo"
 BREAKAGES = {
     "namespace without a name": ("umount /run/netns/demo", {"namespace"}),
@@ -146,10 +158,10 @@ def test_no_to_what_it_may_do(less: str, confined: None) -> None:
 
 def test_yes_to_what_is_whole(confined: None, readable: None) -> None:
     """All points hold, as root and as an ordinary user; also without a default route, without IPv6, and link down."""
-    assert check() == (0, dict.fromkeys(ALL, True))
-    assert check(command=(*NOBODY, *CHECK[2:])) == (0, dict.fromkeys(ALL, True))
+    assert check() == (0, HOLDS)
+    assert check(command=(*NOBODY, *CHECK[2:])) == (0, HOLDS)
     shell(f"{IN_DEMO} route flush default; {IN_DEMO} link set demo down")
-    assert check() == (0, dict.fromkeys(ALL, True))
+    assert check() == (0, HOLDS)
 
 
 @pytest.mark.wireguard
@@ -195,6 +207,7 @@ def test_another_process(confined: None) -> None:
         ("", "mount -t tmpfs tmpfs /etc", {"resolv.conf", "nsswitch.conf"}),
         ("", "mkfifo /run/fifo; mount --bind /run/fifo /etc/resolv.conf", {"resolv.conf"}),  # which holds nobody up
         ("", f"{IN_DEMO} link add eth0 type bridge", {"links"}),
+        ("", "sed -i s/51413/51414/ /etc/wireguard/demo.conf", {"inbound"}),
     ):
         prepared = INSIDE + (STANDIN if KIND == "ifb" else "")
         script = f"{prepared}{damage}\nexec {' '.join(AS_A_SERVICE)} '{less}' sh -c 'echo; sleep 60'"

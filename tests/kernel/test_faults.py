@@ -19,8 +19,10 @@ from typing import Any, Self
 
 import pyroute2  # once here, not in each of the children
 import pytest
+from pyroute2.nftables.main import NFTables
 
 from tests.kernel import faults
+from tests.kernel.conftest import filters
 from tests.kernel.faults import Ended, Fault
 from tests.support import PRESHARED, PRIVATE, PUBLIC, PUBLIC2, ROOT, assert_no_key, shell
 from wgns_helpers import netns
@@ -34,6 +36,7 @@ PrivateKey = {PRIVATE}
 ListenPort = 40001
 Address = 10.9.0.2/24, 10.9.0.9/24, fd09::2/64
 DNS = 10.9.0.1, 10.9.0.7, example.com
+OpenPorts = 51413, 8443/tcp
 [Peer]
 PublicKey = {PUBLIC}
 AllowedIPs = 0.0.0.0/0, ::/0, 10.77.0.0/16
@@ -50,6 +53,7 @@ FwMark = 7
 MTU = 1300
 Address = 10.9.0.3/24, 10.9.0.9/24, fd09::2/48
 DNS = 10.9.0.1
+OpenPorts = 8443/tcp, 6881-6889/udp
 [Peer]
 PublicKey = {PUBLIC}
 PresharedKey = {PRESHARED}
@@ -71,6 +75,7 @@ class Looker:
         self.files = (here, there)
         with self.inside_for_a_while():
             self.inside, self.wireguard = pyroute2.IPRoute(), pyroute2.WireGuard()
+            self.filter = NFTables(nfgen_family=1)  # NFPROTO_INET
 
     def __enter__(self) -> Self:
         return self
@@ -78,6 +83,7 @@ class Looker:
     def __exit__(self, *_: object) -> None:
         self.inside.close()
         self.wireguard.close()
+        self.filter.close()
         for descriptor in self.files:
             os.close(descriptor)
 
@@ -111,6 +117,7 @@ class Looker:
             "addresses": sorted(map(str, addresses)),
             "routes": sorted(map(str, routes)),
             "device": sorted(self._device(), key=str) if "wg" in links else [],
+            "filter": filters(self.filter),
             "files": [(str(p), p.lstat().st_mode, p.read_text() if p.name == "resolv.conf" else "") for p in paths],
         }
 
@@ -225,7 +232,7 @@ TRACED += ",symlink,symlinkat,unlink,unlinkat,rmdir,setns,mount,umount2,unshare"
 
 
 # Requests that read, as strace knows them by name, or not: RTM_GET…, a dump, CTRL_CMD_GETFAMILY
-READS = r"nlmsg_type=(RTM_GET|nlctrl|0x12 )|NLM_F_DUMP|NLM_F_REQUEST\|(NLM_F_ACK\|)?0x300"
+READS = r"nlmsg_type=(RTM_GET|nlctrl|0x12 |0xa0[14] |.*NFT_MSG_GET)|NLM_F_DUMP|NLM_F_REQUEST\|(NLM_F_ACK\|)?0x300"
 READS += r'|nlmsg_type=0x10 .*}, "\\x03\\x01'
 
 

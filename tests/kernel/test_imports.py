@@ -18,10 +18,10 @@ EVERY = {"", "cli", "errors", "netlink", "netns", "signals"}
 PACKAGE = {
     "netns-up": EVERY | {"dns_files", "naming"},
     "netns-down": EVERY | {"dns_files", "naming"},
-    "wgns check": EVERY | {"check", "dns_files"},
-    "wg-down": EVERY | {"dns_files", "wg_down"},
+    "wgns check": EVERY | {"check", "config", "dns_files", "inbound", "tunnel"},  # the filter only as root
+    "wg-down": EVERY | {"dns_files", "inbound", "tunnel", "wg_down"},
     "wg-up": EVERY
-    | {"wg_up", "dns_files", "config", "diff", "present", "resolve", "wg_down", "tunnel"}
+    | {"wg_up", "dns_files", "config", "diff", "inbound", "present", "resolve", "wg_down", "tunnel"}
     | {"wireguard"},
 }
 

@@ -5,17 +5,24 @@ from __future__ import annotations
 import contextlib
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support import shell
+from tests.kernel import faults
+from tests.kernel.conftest import snapshot
+from tests.kernel.faults import Fault
+from tests.kernel.test_status import keys
+from tests.kernel.test_tunnel import ping, provider, write
+from tests.support import run, shell
 from wgns_helpers import inbound, netlink, netns
 from wgns_helpers.errors import MissingError
 from wgns_helpers.tunnel import Port, ports
 
+__all__ = ["provider"]
 ADDRESSES: dict[int, tuple[str, str]] = {
     socket.AF_INET: ("10.64.0.1", "10.64.0.2"),
     socket.AF_INET6: ("fd64::1", "fd64::2"),
@@ -43,6 +50,8 @@ def made(name: str, family: int, kind: int, port: int = 0, protocol: int = 0) ->
     with inside(name):
         new = socket.socket(family, kind, protocol)
     new.settimeout(0.3)
+    if family == socket.AF_INET6 and kind != socket.SOCK_RAW:
+        new.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     if port:
         new.bind(("", port))
     return new
@@ -78,11 +87,11 @@ def filtered() -> Iterator[Filter]:
         yield change
 
 
-def reached(family: int, kind: int, port: int, protocol: int = 0) -> bool:
+def reached(family: int, kind: int, port: int, protocol: int = 0, far: str = "far") -> bool:
     """Whether the far side reaches a port, or with a raw socket a protocol."""
     address = (ADDRESSES[family][1], port)
     listener = made("wg", family, kind, port, protocol)
-    with listener, made("far", family, kind, 0, protocol) as client:
+    with listener, made(far, family, kind, 0, protocol) as client:
         try:
             if kind == TCP:
                 listener.listen()
@@ -95,7 +104,7 @@ def reached(family: int, kind: int, port: int, protocol: int = 0) -> bool:
     return True
 
 
-def ping(family: int) -> bool:
+def pinged(family: int) -> bool:
     """Whether the far side hears an answer to its ping."""
     argv = ["ip", "netns", "exec", "far", "ping", "-nqc1", "-W1", ADDRESSES[family][1]]
     return subprocess.run(argv, capture_output=True, check=False).returncode == 0
@@ -107,7 +116,11 @@ def test_every_port_is_closed_but_those_that_are_named(family: int, filtered: Fi
 
     def all_of_it() -> list[bool]:
         raw = reached(family, socket.SOCK_RAW, 0, 253)
-        return [*(reached(family, kind, port) for kind in (TCP, UDP) for port in range(7001, 7006)), raw, ping(family)]
+        return [
+            *(reached(family, kind, port) for kind in (TCP, UDP) for port in range(7001, 7006)),
+            raw,
+            pinged(family),
+        ]
 
     assert all_of_it() == [True] * 12
     filtered(())
@@ -282,3 +295,141 @@ def test_a_kernel_without_a_part_of_it(filtered: Filter, monkeypatch: pytest.Mon
             sockets.run([batch])
         assert "modprobe -a nf_tables nft_ct" in caught.value.hint
         assert inbound.read(sockets, "wg") is None
+
+
+def reached_through_the_tunnel() -> dict[int, set[int]]:
+    """The ports of 7001 to 7004 that a provider reaches by TCP and by UDP; the same by both families."""
+    found: dict[int, set[int]] = {}
+    for kind in (TCP, UDP):
+        each = [{p for p in range(7001, 7005) if reached(f, kind, p, far="provider")} for f in ADDRESSES]
+        assert each[0] == each[1]
+        found[kind] = each[0]
+    return found
+
+
+@pytest.mark.wireguard
+def test_the_configuration_names_open_ports(provider: str) -> None:
+    """From wg-up to wg-down: named ports are open, a second wg-up changes them, and wgns status lists them."""
+    named = provider.replace("[Peer]", "OpenPorts = 7001, 7002-7003/udp\nOpenPorts=7003/tcp\n[Peer]")
+    shell("ip netns add wg")
+    before = snapshot()
+    expected = [({7001, 7003}, {7001, 7002, 7003}), ({7004}, set()), (set(range(7001, 7005)),) * 2, (set(), set())]
+    other = provider.replace("[Peer]", "OpenPorts = 7004/tcp\n[Peer]")
+    configurations = [named, other, provider.replace("[Peer]", "OpenPorts = all\n[Peer]"), provider]
+    words = ["7001/tcp, 7003/tcp, 7001/udp, 7002-7003/udp", "7004/tcp", "all", "none"]
+    for configuration, ports_open, text in zip(configurations, expected, words, strict=True):
+        write(configuration)
+        line = f"open to the far side: {text}".replace("none", "no port")
+        assert (line in run("wg-up", "--dry-run").stdout.splitlines()) == (text != "all" or configuration != named)
+        done = run("wg-up")
+        assert done.returncode == 0, done.stderr
+        assert ping("wg", "10.64.0.1")
+        assert reached_through_the_tunnel() == dict(zip((TCP, UDP), ports_open, strict=True))
+        assert f"open ports:     {text}\n" in run("wgns", "status", "wg", public=keys()).stdout
+    run("wg-down").check_returncode()
+    assert snapshot() == before
+
+
+PROBER = """
+import socket, time
+four, six = socket.socket(2, 2), socket.socket(10, 2)
+while True:
+    for port in (7001, 7777):
+        for udp, address in ((four, "10.64.0.2"), (six, "fd64::2")):
+            try:
+                udp.sendto(b"x", (address, port))
+            except OSError:  # the provider does not know yet where the peer is
+                pass
+    with socket.socket() as tcp:
+        tcp.setblocking(False)
+        tcp.connect_ex(("10.64.0.2", 7777))
+    time.sleep(0.001)
+"""
+
+
+@pytest.mark.wireguard
+@pytest.mark.parametrize("operation", ["up", "converge"])
+def test_no_other_port_is_open_at_any_moment(operation: str, provider: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Probed every millisecond while wg-up is killed or fails at each system call, and runs again."""
+    former = provider.replace("[Peer]", "OpenPorts = 7001, 7002/tcp\n[Peer]") + "PersistentKeepalive = 1\n"
+    wanted = former.replace(", 7002/tcp", ", 7003-7009")
+    shell("ip netns add wg")
+    counts = {"named": 0, "other": 0}
+
+    def begin() -> None:
+        if operation == "converge":
+            write(former)
+            assert faults.run("wg-up").status == 0
+        write(wanted)
+
+    begin()
+    steps = len(faults.run("wg-up").steps)
+    faults.run("wg-down")
+    with contextlib.ExitStack() as stack:
+        named = [stack.enter_context(made("wg", family, UDP, 7001)) for family in ADDRESSES]
+        other = [stack.enter_context(made("wg", family, UDP, 7777)) for family in ADDRESSES]
+        listener = stack.enter_context(made("wg", socket.AF_INET, TCP, 7777))
+        listener.listen()
+        argv = ["ip", "netns", "exec", "provider", sys.executable, "-c", PROBER]
+        prober = stack.enter_context(subprocess.Popen(argv))
+        stack.callback(prober.kill)
+        for step in range(1, steps + 1):
+            for kind in ("SIGKILL", "error"):
+                begin()
+                faults.run("wg-up", fault=Fault(step, kind, "before"))
+                assert faults.run("wg-up").status == 0
+                for each in named:
+                    each.settimeout(20)
+                    each.recv(10)
+                    counts["named"] += 1 + drained(each)
+                counts["other"] += sum(map(drained, other)) + drained(listener)
+                faults.run("wg-down")
+    with capsys.disabled():
+        print(f"\n{operation}: {2 * steps} faults, packets to a named port and to another: {counts}")
+    assert counts["other"] == 0 < counts["named"]
+
+
+def drained(connection: socket.socket) -> int:
+    """How many datagrams or connections have come."""
+    connection.settimeout(0)
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            if connection.type == TCP:
+                connection.accept()[0].close()
+            else:
+                connection.recv(10)
+            count += 1
+    return count
+
+
+WITHOUT = """
+import ctypes, os, struct, sys
+library = ctypes.CDLL("libseccomp.so.2")
+library.seccomp_init.restype = ctypes.c_void_p
+context = ctypes.c_void_p(library.seccomp_init(0x7FFF0000))
+rule = struct.pack("=IiQQ", 2, 4, 12, 0)  # the third argument is NETLINK_NETFILTER
+number = library.seccomp_syscall_resolve_name(b"socket")
+assert not library.seccomp_rule_add_array(context, 0x00050000 | 93, number, 1, rule)  # EPROTONOSUPPORT
+assert not library.seccomp_load(context)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.wireguard
+def test_a_kernel_without_nf_tables(provider: str) -> None:
+    """wg-up ends with 69 and a hint, and leaves nothing; with OpenPorts = all it needs no filter."""
+    write(provider)
+    shell("ip netns add wg")
+    before = snapshot()
+    without = (sys.executable, "-c", WITHOUT)
+    done = run("wg-up", before=without)
+    assert done.returncode == 69
+    assert "the kernel has no nf_tables for the filter of inbound packets (" in done.stderr
+    assert "hint: modprobe -a nf_tables nft_ct; OpenPorts = all leaves the filter out" in done.stderr
+    assert snapshot() == before
+    write(provider.replace("[Peer]", "OpenPorts = all\n[Peer]"))
+    for program in ("wg-up", "wg-up", "wg-down"):
+        done = run(program, before=without)
+        assert done.returncode == 0, done.stderr
+    assert snapshot() == before

@@ -41,6 +41,7 @@ TUNNEL: dict[str, tuple[type, ...]] = {
     "listen_port": (int, type(None)),
     "addresses": (list, type(None)),
     "mtu": (int, type(None)),
+    "open_ports": (list, type(None)),
     "peers": (list, type(None)),
     "differences": (list, type(None)),
     "unseen": (list,),
