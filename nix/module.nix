@@ -85,6 +85,15 @@ let
     };
     mtu = setting (types.ints.between 68 65535) 1380 "MTU of the interface; by default, that of the way there less 80.";
     listenPort = setting types.port 51820 "UDP port in the host's network namespace; by default, any.";
+    openPorts = mkOption {
+      type = types.listOf (matching "PORT or FIRST-LAST, with /tcp or /udp, or all" "[0-9]+(-[0-9]+)?(/(tcp|udp))?|all");
+      default = [ ];
+      example = [
+        "51413"
+        "6881-6889/udp"
+      ];
+      description = "Ports that the far side of the tunnel may reach, without a protocol by both.";
+    };
     waitHandshake = setting (types.ints.between 1 3600) 30 ''
       Seconds that the tunnel's start waits for a handshake; without one it fails, and is tried again. By default, it does
       not wait.
@@ -123,6 +132,7 @@ let
       ++ line "ListenPort" tunnel.listenPort
       ++ line "MTU" tunnel.mtu
       ++ line "DNS" tunnel.dns
+      ++ line "OpenPorts" tunnel.openPorts
       ++ [
         ""
         "[Peer]"
@@ -420,6 +430,12 @@ in
 
   config = lib.mkMerge [
     (mkIf (tunnels != { }) {
+      # Where modules are locked after boot, wg-up finds what it needs.
+      boot.kernelModules = [
+        "wireguard"
+        "nf_tables"
+        "nft_ct"
+      ];
       systemd.packages = [ cfg.package ] ++ each untraced tunnels ++ each publishing tunnels;
       systemd.services = lib.mapAttrs' tunnelUnit tunnels // lib.mapAttrs' confinedUnit tunnels // {
         # Started again it would be another namespace, and all that is in this one would be stopped.

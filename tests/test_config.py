@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support import MINIMAL, PRESHARED, PRIVATE, PUBLIC, PUBLIC2, assert_no_key
 from wgns_helpers import config
 from wgns_helpers.errors import ConfigError, Failure, MissingError
-from wgns_helpers.tunnel import Endpoint, Network, Peer, Route, Tunnel, endpoint, network
+from wgns_helpers.tunnel import Endpoint, Network, Peer, Port, Route, Tunnel, endpoint, network
 
 
 @pytest.fixture(autouse=True)
@@ -302,3 +302,51 @@ def test_networks_as_inet_pton_has_them(address: object, prefix: int) -> None:
         found.family, socket.inet_pton(found.family, str(address))
     )
     assert str(found).rpartition("/")[2] == text.rpartition("/")[2]
+
+
+TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
+OPEN_PORTS = {
+    "": (),
+    "OpenPorts = all": None,
+    "OpenPorts = 51413": (Port(TCP, 51413, 51413), Port(UDP, 51413, 51413)),
+    "openports = 8443/tcp, 6881-6889/udp": (Port(TCP, 8443, 8443), Port(UDP, 6881, 6889)),
+    "OpenPorts = 9/udp\nOpenPorts = 9/udp, 1/tcp": (Port(TCP, 1, 1), Port(UDP, 9, 9)),
+    "OpenPorts = 1-65535/tcp # comment": (Port(TCP, 1, 65535),),
+}
+
+
+@pytest.mark.parametrize("text", OPEN_PORTS)
+def test_open_ports(text: str, tmp_path: Path) -> None:
+    """One or more ports or ranges, by one protocol or both, in any order; by default none."""
+    full = MINIMAL.replace("[Peer]", f"{text}\n[Peer]")
+    assert load(tmp_path, full).open_ports == OPEN_PORTS[text]
+    assert config.load_open_ports(str(tmp_path / "wg.conf")) == OPEN_PORTS[text]
+
+
+WRONG_PORTS = (
+    "0",
+    "65536",
+    "9-8",
+    "9-",
+    "-9",
+    "9/",
+    "9/sctp",
+    "tcp",
+    "/tcp",
+    "9/tcp/udp",
+    "1-2-3",
+    "0x9",
+    "9 9/tcp/",
+    "",
+)
+
+
+@pytest.mark.parametrize("text", WRONG_PORTS)
+def test_what_is_no_open_port(text: str, tmp_path: Path) -> None:
+    """It is refused with its line; a list is, too, that has "all" among others."""
+    for value in (text, f"51413, {text}" if text else "all, 51413"):
+        with pytest.raises(ConfigError, match=r"wg\.conf:4: (OpenPorts: |OpenPorts is empty)"):
+            load(
+                tmp_path,
+                MINIMAL.replace("Address", f"OpenPorts = {value}\nAddress").replace("[Interface]", "\n[Interface]"),
+            )

@@ -12,7 +12,9 @@ from tests.support import ROOT
 from wgns_helpers import check
 from wgns_helpers.exec import _FAMILIES
 
-FILES = sorted([*ROOT.glob("systemd/**/*.*"), *ROOT.glob("wgns_helpers/*.conf")])
+# Not systemd/modules-load.d, which is no unit
+FILES = sorted([*ROOT.glob("systemd/*.*"), *ROOT.glob("systemd/examples/*.*"), *ROOT.glob("wgns_helpers/*.conf")])
+FILES = [path for path in FILES if path.is_file()]
 SERVICES = [path for path in FILES if path.name.endswith("service") or path.name == "confined-service.conf"]
 SECTIONS = ("Unit", "Service", "Socket", "Timer", "Install")
 

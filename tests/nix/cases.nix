@@ -312,6 +312,10 @@ let
           mtu = 1380;
           listenPort = 51820;
           persistentKeepalive = 25;
+          openPorts = [
+            "51413"
+            "6881-6889/udp"
+          ];
           waitHandshake = 30;
         };
       };
@@ -333,6 +337,7 @@ let
           ListenPort = 51820
           MTU = 1380
           DNS = 10.64.0.1, example.com
+          OpenPorts = 51413, 6881-6889/udp
 
           [Peer]
           PublicKey = ${key}

@@ -40,6 +40,7 @@ in
   options = {
     assertions = list;
     warnings = list;
+    boot.kernelModules = list;
     environment.systemPackages = list;
     environment.etc = mkOption {
       default = { };
