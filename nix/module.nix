@@ -35,6 +35,8 @@ let
   # No value can hold what would end it in a configuration: a line break, a comma or a comment. wg-up checks the rest.
   matching = description: pattern: types.strMatching pattern // { inherit description; };
   address = matching "address or network with a prefix length" "[0-9A-Fa-f:.]+(/[0-9]+)?";
+  ipv4 = matching "IPv4 address with a prefix length" "[0-9.]+(/[0-9]+)?";
+  ipv6 = matching "IPv6 address with a prefix length" "[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(/[0-9]+)?";
   publicKey = matching "public key" "[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=";
   endpoint = matching "HOST:PORT" "[^#,[:space:][:cntrl:]]+:[0-9]+";
   # A path literal means the name that it is: it is not copied into the store, which everybody can read.
@@ -58,8 +60,8 @@ let
     "::/0"
   ];
   tunnelOptions = {
-    address.IPv4 = setting address "10.64.0.2/32" "IPv4 address of this end.";
-    address.IPv6 = setting address "fd00::2/128" "IPv6 address of this end.";
+    address.IPv4 = setting ipv4 "10.64.0.2/32" "IPv4 address of this end.";
+    address.IPv6 = setting ipv6 "fd00::2/128" "IPv6 address of this end.";
     peer = setting publicKey "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=" "Public key of the peer.";
     endpoint = setting endpoint "vpn.example.com:51820" ''
       Where the peer is, as HOST:PORT or [IPV6]:PORT. A host name is looked up by the host, outside the tunnel.
@@ -153,7 +155,9 @@ let
         "wg@NAME" = unitOf tunnel;
         "=wg-down" = "=${cfg.package}/bin/wg-down";
         "=wg-up" = "=${cfg.package}/bin/wg-up";
-        "wgns check NAME" = "${cfg.package}/bin/wgns check ${tunnel}";
+        # Paths that stay the same: a new package restarts no confined service.
+        "/usr/bin/env" = "/run/current-system/sw/bin/env";
+        "wgns check NAME" = "/run/current-system/sw/bin/wgns check ${tunnel}";
         "/usr/lib/systemd" = "${config.systemd.package}/lib/systemd";
       };
     in
@@ -166,11 +170,54 @@ let
     kind:
     each (
       name:
-      { wireguardTunnel, ... }:
+      { wireguardTunnel, ... }@unit:
       optional (wireguardTunnel != null) (
-        systemdFile wireguardTunnel "${name}.${kind}.d/wireguard.conf" (../wgns_helpers + "/confined-${kind}.conf") { }
+        systemdFile wireguardTunnel "${name}.${kind}.d/wireguard.conf" (../wgns_helpers + "/confined-${kind}.conf") {
+          "[Service]" = "[Service]${withoutSockets unit.serviceConfig or { }}";
+        }
       )
     ) config.systemd."${kind}s";
+
+  # By these the host would look up names (SOCKETS in wgns_helpers/check.py, but for the same below /var/run)
+  sockets = [
+    "/run/nscd/socket"
+    "/run/systemd/resolve/io.systemd.Resolve"
+    "/run/systemd/resolve/io.systemd.Resolve.Monitor"
+    "/run/dbus/system_bus_socket"
+    "/run/avahi-daemon/socket"
+  ];
+  # The words of a setting that is a list
+  words =
+    settings: key:
+    builtins.filter (word: word != "") (
+      builtins.concatMap (value: lib.splitString " " (toString value)) (toList settings.${key} or [ ])
+    );
+  # The path in a setting, with a slash at its end, without prefixes, and below /run if by /var/run
+  place =
+    word:
+    let
+      path = builtins.head (match "[-+]*([^:]*).*" (builtins.replaceStrings [ "%t" ] [ "/run" ] word));
+      folder = "${lib.removeSuffix "/" path}/";
+    in
+    if lib.hasPrefix "/var/run/" folder then lib.removePrefix "/var" folder else folder;
+  bindKeys = [
+    "BindPaths"
+    "BindReadOnlyPaths"
+  ];
+  showsSocket = word: builtins.any (socket: lib.hasPrefix (place word) "${socket}/") sockets;
+
+  # The unit's binds but for those that show one of these sockets: in place of our empty /run, systemd would mount them.
+  withoutSockets =
+    settings:
+    let
+      lines = key: map (word: { inherit key word; }) (words settings key);
+      parts = builtins.partition (bind: showsSocket bind.word) (builtins.concatMap lines bindKeys);
+    in
+    lib.optionalString (parts.right != [ ]) ''
+
+      # Without ${toString (map (bind: bind.word) parts.right)}, which shows sockets of the host
+      BindPaths=
+      ${concatMapStringsSep "\n" (bind: "${bind.key}=${bind.word}") parts.wrong}'';
 
   # The addresses where a published port is reached, by the port, and the names of the units for it
   ports = tunnel: builtins.groupBy (listen: toString tunnel.publish.${listen}) (attrNames tunnel.publish);

@@ -199,8 +199,15 @@ let
   made =
     unit: name: source:
     replaceStrings
-      [ "wg@NAME" "NAME" "=wg-down" "=wg-up" " wgns " ]
-      [ unit name "=${package}/bin/wg-down" "=${package}/bin/wg-up" " ${package}/bin/wgns " ]
+      [ "wg@NAME" "NAME" "=wg-down" "=wg-up" " wgns " "/usr/bin/env" ]
+      [
+        unit
+        name
+        "=${package}/bin/wg-down"
+        "=${package}/bin/wg-up"
+        " /run/current-system/sw/bin/wgns "
+        "/run/current-system/sw/bin/env"
+      ]
       (plain (readFile source));
   confinedService = ../../wgns_helpers/confined-service.conf;
   confinedSocket = ../../wgns_helpers/confined-socket.conf;
@@ -505,7 +512,7 @@ let
             BindsTo=wg@my-vpn.service
             After=wg@my-vpn.service
             [Service]
-            ExecStartPre=/usr/bin/env -i JOURNAL_STREAM=''${JOURNAL_STREAM} PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONNOUSERSITE=1 ${package}/bin/wgns check my-vpn
+            ExecStartPre=/run/current-system/sw/bin/env -i JOURNAL_STREAM=''${JOURNAL_STREAM} PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONNOUSERSITE=1 /run/current-system/sw/bin/wgns check my-vpn
             ProtectProc=ptraceable
             BindReadOnlyPaths=/run/wgns/my-vpn/nsswitch.conf:/etc/nsswitch.conf
             BindReadOnlyPaths=/run/wgns/my-vpn/resolv.conf:/etc/resolv.conf
@@ -601,6 +608,48 @@ let
             NetworkNamespacePath=/run/netns/wg
           '';
         };
+      };
+    };
+
+    # As services.transmission has it: systemd would mount the host's /run in place of our empty one
+    sockets-of-the-host = {
+      module = wg // {
+        systemd.services.transmission = {
+          wireguardTunnel = "wg";
+          serviceConfig = {
+            BindPaths = [
+              "/var/lib/transmission/Downloads"
+              "/run"
+              "-/var/run/nscd/:/x:rbind"
+            ];
+            BindReadOnlyPaths = "/nix/store /etc %t/dbus";
+          };
+        };
+      };
+      expected = fine // {
+        services = {
+          "netns@" = "";
+          wg = tunnel;
+          "wg-confined@wg" = "";
+          transmission = plain ''
+            [Service]
+            BindPaths=/var/lib/transmission/Downloads
+            BindPaths=/run
+            BindPaths=-/var/run/nscd/:/x:rbind
+            BindReadOnlyPaths=/nix/store /etc %t/dbus
+          '';
+        };
+        files."transmission.service.d/wireguard.conf" = replaceStrings [ "[Service]\n" ] [
+          (plain ''
+            [Service]
+            BindPaths=
+            BindPaths=/var/lib/transmission/Downloads
+            BindReadOnlyPaths=/nix/store
+            BindReadOnlyPaths=/etc
+            ''
+            + "\n"
+          )
+        ] (made "wg" "wg" confinedService);
       };
     };
 

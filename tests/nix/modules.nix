@@ -21,6 +21,10 @@ let
     concatMapStringsSep = separator: f: list: concatStringsSep separator (map f list);
     optional = condition: value: lib.optionals condition [ value ];
     optionals = condition: list: if condition then list else [ ];
+    optionalString = condition: text: if condition then text else "";
+    hasPrefix = prefix: text: substring 0 (stringLength prefix) text == prefix;
+    removePrefix = prefix: text: if lib.hasPrefix prefix text then substring (stringLength prefix) (-1) text else text;
+    splitString = separator: text: filter isString (split separator text);
     toList = value: if isList value then value else [ value ];
     removeSuffix =
       suffix: text:
