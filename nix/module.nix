@@ -193,7 +193,7 @@ let
       builtins.concatMap (value: lib.splitString " " (toString value)) (toList settings.${key} or [ ])
     );
   # The path in a setting, with a slash at its end, without prefixes, and below /run if by /var/run
-  place =
+  pathIn =
     word:
     let
       path = builtins.head (match "[-+]*([^:]*).*" (builtins.replaceStrings [ "%t" ] [ "/run" ] word));
@@ -204,7 +204,7 @@ let
     "BindPaths"
     "BindReadOnlyPaths"
   ];
-  showsSocket = word: builtins.any (socket: lib.hasPrefix (place word) "${socket}/") sockets;
+  showsSocket = word: builtins.any (socket: lib.hasPrefix (pathIn word) "${socket}/") sockets;
 
   # The unit's binds but for those that show one of these sockets: in place of our empty /run, systemd would mount them.
   withoutSockets =
@@ -363,9 +363,9 @@ let
     place: unit: settings:
     let
       clashing =
-        optional (settings ? NetworkNamespacePath) "NetworkNamespacePath"
+        optional (words settings "NetworkNamespacePath" != [ ]) "NetworkNamespacePath"
         ++ optional (isOn settings.PrivateNetwork or false) "PrivateNetwork"
-        ++ optional (unit.unitConfig ? JoinsNamespaceOf) "JoinsNamespaceOf";
+        ++ optional (words unit.unitConfig "JoinsNamespaceOf" != [ ]) "JoinsNamespaceOf";
     in
     [
       (unless ''
@@ -383,6 +383,19 @@ let
     let
       place = "systemd.services.\"${name}\"";
       settings = service.serviceConfig;
+      kept =
+        optional (!service.restartIfChanged or true) "restartIfChanged = false"
+        ++ optional (service.reloadIfChanged or false) "reloadIfChanged = true";
+      engines = config.virtualisation.oci-containers or { };
+      containers = map (container: "${engines.backend or ""}-${container}") (attrNames engines.containers or { });
+      visible =
+        map (folder: "/run/${folder}/") (words settings "RuntimeDirectory")
+        ++ map pathIn (builtins.concatMap (words settings) bindKeys);
+      hidden = builtins.filter (
+        word:
+        lib.hasPrefix "/run/" (pathIn word)
+        && !(lib.hasPrefix "-" word || builtins.any (folder: lib.hasPrefix folder (pathIn word)) visible)
+      ) (words settings "ReadWritePaths" ++ words settings "ReadOnlyPaths");
     in
     lib.optionals (service.wireguardTunnel != null) (
       confinedAssertions place service settings
@@ -390,8 +403,22 @@ let
         (unless ''
           ${place}: a service on the system bus answers the host, and has no bus when it is confined (it is in /run).
           Leave out wireguardTunnel, or Type = "dbus" and BusName''
-          (!(settings.Type or "" == "dbus" || settings ? BusName))
+          (!(settings.Type or "" == "dbus" || words settings "BusName" != [ ]))
         )
+        (unless ''
+          ${place}: a rebuild that confines it would leave it running in the host's network (${toString kept}).
+          Leave out wireguardTunnel, or use lib.mkForce'' (kept == [ ]))
+        (unless ''
+          ${place}: its engine would put a bridge into the tunnel's namespace, past which no other service starts.
+          Leave out wireguardTunnel; give the container --network=ns:/run/netns/${service.wireguardTunnel}, and the service bindsTo and after = [ "${unitOf service.wireguardTunnel}.service" ]''
+          (!(elem name containers))
+        )
+        (unless ''
+          ${place}: confinement makes a root without the check, wgns.
+          Leave out wireguardTunnel or confinement.enable'' (!(service.confinement.enable or false)))
+        (unless ''
+          ${place}: the host's /run is hidden from it, and it needs ${toString hidden} there.
+          Let it in: serviceConfig.BindPaths = [ ${toString (map toJSON hidden)} ]'' (hidden == [ ]))
         (unless ''
           ${place}: it is ordered before network-online.target, which its tunnel waits for.
           Leave out wireguardTunnel, or set before = lib.mkForce [ ]'' (!(elem "network-online.target" service.before)))

@@ -710,7 +710,33 @@ let
           };
           unknown.wireguardTunnel = "wg";
           web.wireguardTunnel = "home";
+          stays = {
+            wireguardTunnel = "home";
+            restartIfChanged = false;
+            reloadIfChanged = true;
+          };
+          podman-web.wireguardTunnel = "home";
+          rooted.wireguardTunnel = "home";
+          rooted.confinement.enable = true;
+          # What another module has forced away clashes with nothing.
+          freed = {
+            wireguardTunnel = "home";
+            unitConfig.JoinsNamespaceOf = [ ];
+            serviceConfig.BusName = null;
+            serviceConfig.RuntimeDirectory = "own";
+            serviceConfig.BindPaths = [ "/run/shared" ];
+            serviceConfig.ReadWritePaths = [
+              "/run/own/x"
+              "-/run/perhaps"
+              "/run/shared"
+              "/var/lib/freed"
+            ];
+          };
+          needy.wireguardTunnel = "home";
+          needy.serviceConfig.ReadWritePaths = "/run/postgresql /var/run/redis";
         };
+        virtualisation.oci-containers.backend = "podman";
+        virtualisation.oci-containers.containers.web = { image = "web"; };
         systemd.sockets = {
           admin.wireguardTunnel = null;
           admin.socketConfig.Service = "web.service";
@@ -726,6 +752,18 @@ let
           Leave out wireguardTunnel, or set before = lib.mkForce [ ]''
         (ownNamespace "services.\"elsewhere\"" "NetworkNamespacePath PrivateNetwork")
         (ownNamespace "services.\"joining\"" "JoinsNamespaceOf")
+        ''
+          systemd.services."needy": the host's /run is hidden from it, and it needs /run/postgresql /var/run/redis there.
+          Let it in: serviceConfig.BindPaths = [ "/run/postgresql" "/var/run/redis" ]''
+        ''
+          systemd.services."podman-web": its engine would put a bridge into the tunnel's namespace, past which no other service starts.
+          Leave out wireguardTunnel; give the container --network=ns:/run/netns/home, and the service bindsTo and after = [ "wg@home.service" ]''
+        ''
+          systemd.services."rooted": confinement makes a root without the check, wgns.
+          Leave out wireguardTunnel or confinement.enable''
+        ''
+          systemd.services."stays": a rebuild that confines it would leave it running in the host's network (restartIfChanged = false reloadIfChanged = true).
+          Leave out wireguardTunnel, or use lib.mkForce''
         ''
           systemd.services."unknown": wireguardTunnel = "wg" is none of the tunnels that are enabled: "home", "work".
           my.wireguard.enable enables "wg", my.wireguard.tunnels has the others''

@@ -55,8 +55,14 @@ in
         };
       });
     };
+    virtualisation.oci-containers.backend = mkOption {
+      type = types.str;
+      default = "podman";
+    };
+    virtualisation.oci-containers.containers = settings;
     systemd.services = units {
       serviceConfig = settings;
+      confinement.enable = flag false;
       overrideStrategy = mkOption {
         type = types.str;
         default = "asDropinIfExists";

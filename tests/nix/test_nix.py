@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support import ROOT
+from wgns_helpers import check
 
 NIX = shutil.which("nix-instantiate")
 CASES = ROOT / "tests/nix/cases.nix"
@@ -93,6 +94,12 @@ def test_every_case_is_run() -> None:
 def test_module(name: str) -> None:
     """The module makes the units, files and messages of the case, in our own small module system."""
     assert cases("")[name]["got"] == cases("")[name]["expected"]
+
+
+def test_the_sockets_that_no_bind_may_show() -> None:
+    """The module has all of those that the check looks for."""
+    text = (ROOT / "nix/module.nix").read_text()
+    assert [path for path in check.SOCKETS if path.startswith("/run/") and f'"{path}"' not in text] == []
 
 
 @pytest.mark.skipif(not NIXPKGS, reason="no nixpkgs: WGNS_NIXPKGS=PATH or NIX_PATH=nixpkgs=PATH says where")
