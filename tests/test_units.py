@@ -24,6 +24,7 @@ ORDER = [
     "BindReadOnlyPaths",
     "DynamicUser",
     "CapabilityBoundingSet",
+    "AmbientCapabilities",
     "NoNewPrivileges",
     "UMask",
     "KeyringMode",
@@ -134,6 +135,30 @@ HARDENING = {
         "SystemCallFilter=~@keyring",
         "TemporaryFileSystem=/run",
     ],
+    "wgns-forward@.service": [
+        *COMMON,
+        "AmbientCapabilities=CAP_NET_ADMIN",
+        "BindReadOnlyPaths=-/run/current-system",
+        "BindReadOnlyPaths=/run/netns/%i",
+        "BindReadOnlyPaths=/run/systemd/notify",
+        "BindReadOnlyPaths=/run/wgns/%i/nsswitch.conf:/etc/nsswitch.conf",
+        "BindReadOnlyPaths=/run/wgns/%i/resolv.conf:/etc/resolv.conf",
+        "CapabilityBoundingSet=CAP_NET_ADMIN",
+        "DynamicUser=true",
+        "NetworkNamespacePath=/run/netns/%i",
+        "PrivateDevices=true",
+        "PrivateIPC=true",
+        "ProtectControlGroups=true",
+        "ProtectHome=true",
+        "ProtectKernelLogs=true",
+        "ProtectKernelModules=true",
+        "ProtectKernelTunables=true",
+        "ProtectProc=invisible",
+        "RestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK AF_UNIX",
+        "RestrictNamespaces=true",
+        "SystemCallFilter=~@keyring",
+        "TemporaryFileSystem=/run",
+    ],
 }
 
 # The settings whose reason is not in their name; wg@.service has those of wg.service and wgns-refresh.service too.
@@ -149,6 +174,8 @@ REASONS = {
     "wgns-refresh.service": "SuccessExitStatus ProtectProc CapabilityBoundingSet LogLevelMax",
     "publish.service": "TemporaryFileSystem NetworkNamespacePath SystemCallErrorNumber",
     "publish.socket": "DefaultDependencies",
+    "wgns-forward@.service": "Type Environment ExecStart Restart RestartPreventExitStatus CapabilityBoundingSet "
+    "TemporaryFileSystem NetworkNamespacePath SystemCallErrorNumber WantedBy",
     "confined-service.conf": "BindsTo ExecStartPre ProtectProc BindReadOnlyPaths CapabilityBoundingSet "
     "NoNewPrivileges InaccessiblePaths TemporaryFileSystem NetworkNamespacePath ProtectKernelTunables "
     "ProtectControlGroups RestrictAddressFamilies SystemCallFilter SystemCallErrorNumber DevicePolicy",

@@ -24,6 +24,7 @@ _PROGRAMS = {
     "wgns dropin": (1, 1, "--unit= --allow="),  # the former name of confine --print
     "wgns exec": (2, 1 << 30, "--user= --allow="),
     "wgns refresh": (0, 1, ""),
+    "wgns forward": (1, 1, "--gateway= --exec="),
 }
 
 
@@ -140,7 +141,9 @@ def _seconds(options: dict[str, str], option: str) -> int:
 
 def _wgns(program: str, names: list[str], options: dict[str, str]) -> None:
     if program == "wgns":
-        raise UsageError("expected confine, release, status, check, exec or refresh", "wgns --help explains them")
+        raise UsageError(
+            "expected confine, release, forward, status, check, exec or refresh", "wgns --help explains them"
+        )
     if program == "wgns release":
         from .confine import release
 
@@ -157,6 +160,10 @@ def _wgns(program: str, names: list[str], options: dict[str, str]) -> None:
         from . import refresh
 
         refresh.refresh(name)
+    elif program == "wgns forward":
+        from . import forward
+
+        forward.forward(name, options.get("--gateway", ""), options.get("--exec", ""))
     elif program == "wgns status":
         _status(name, options)
     else:

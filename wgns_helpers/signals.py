@@ -47,6 +47,11 @@ def check() -> None:
         raise InterruptError("interrupted: what was done is undone")
 
 
+def pause(seconds: float) -> bool:
+    """Sleep, with the signals held back; whether one of them came and ended that."""
+    return _signal.sigtimedwait(_SIGNALS, seconds) is not None
+
+
 def release() -> None:
     """Let the signals through; one that was waiting ends the process here."""
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _SIGNALS)
