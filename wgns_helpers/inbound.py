@@ -102,7 +102,7 @@ def change(name: str, now: Ports, wanted: Ports) -> Iterator[Request]:
 def forward(name: str, ports: tuple[Port, ...]) -> Request:
     """Open these ports besides, and close those that this function has opened before.
 
-    Where there is no filter, the kernel refuses it with ENOENT.
+    Where there is no filter, sending it raises `MissingError`.
     """
     flush = (_DELRULE, 0, _place(name, 2, b"forwarded"))
     return Batch("forwarded ports", [flush, *(_new_rule(name, b"forwarded", _open(port)) for port in ports)])
