@@ -36,13 +36,14 @@ MAY_IMPORT = {
     "wg_up": "dns_files diff errors netlink netns present resolve signals wg_down tunnel wireguard",
     "check": "dns_files errors netns",
     "report": "status",
-    "status": "check config dns_files errors netlink netns present resolve signals tunnel wg_up wireguard",
+    "status": "check config doors dns_files errors netlink netns present resolve signals tunnel wg_up wireguard",
     "refresh": "config dns_files errors netlink netns resolve signals status tunnel wireguard",
     "units": "errors",
     "confine": "check config errors netns signals units",
+    "doors": "confine errors netns signals tunnel units",
     "exec": "check confine errors netns",
-    "cli": "__init__ check config confine errors exec naming netns refresh report resolve signals status units wg_down "
-    "wg_up",
+    "cli": "__init__ check config confine doors errors exec naming netns refresh report resolve signals status units "
+    "wg_down wg_up",
 }
 
 
