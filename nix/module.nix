@@ -229,9 +229,12 @@ let
       let
         file =
           kind:
-          systemdFile name (publisher name port kind) (../systemd/examples + "/publish.${kind}") {
-            "9091" = port;
-            "ListenStream=127.0.0.1:9091" = concatMapStringsSep "\n" (address: "ListenStream=${address}") listen;
+          systemdFile name (publisher name port kind) (../wgns_helpers + "/publish.${kind}") {
+            "HOST:PORT" = "127.0.0.1:${port}";
+            TARGET = "127.0.0.1:${port}";
+            "ListenStream=LISTEN" = concatMapStringsSep "\n" (address: "ListenStream=${address}") listen;
+            # A port without an address is that of all addresses, IPv4 too
+            "BindIPv6Only=ipv6-only" = "BindIPv6Only=default";
           };
       in
       [

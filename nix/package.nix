@@ -35,7 +35,8 @@ python3Packages.buildPythonApplication (finalAttrs: {
     sed --in-place "s,^\(Exec[A-Za-z]*=\)\(netns\|wg\),\1$out/bin/\2," systemd/*.service
     substituteInPlace wgns_helpers/confined-service.conf --replace-fail "wgns check NAME" "$out/bin/wgns check NAME"
     substituteInPlace systemd/wg-confined@.service --replace-fail ExecStart=true ExecStart=${coreutils}/bin/true
-    substituteInPlace systemd/examples/publish.service --replace-fail /usr/lib/systemd ${systemd}/lib/systemd
+    substituteInPlace wgns_helpers/publish.service --replace-fail /usr/lib/systemd ${systemd}/lib/systemd
+    substituteInPlace wgns_helpers/reach.service --replace-fail /usr/lib/systemd ${systemd}/lib/systemd
     substituteInPlace wgns_helpers/check.py --replace-fail libseccomp.so.2 ${lib.getLib libseccomp}/lib/libseccomp.so.2
   '';
 

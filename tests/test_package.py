@@ -37,14 +37,16 @@ MAY_IMPORT = {
     "wg_up": "dns_files diff errors inbound netlink netns present resolve signals wg_down tunnel wireguard",
     "check": "config dns_files errors inbound netlink netns",
     "report": "status",
-    "status": "check config dns_files errors inbound netlink netns present resolve signals tunnel wg_up wireguard",
+    "status": "check config dns_files doors errors inbound netlink netns present resolve signals tunnel wg_up "
+    "wireguard",
     "refresh": "config dns_files errors netlink netns resolve signals status tunnel wireguard",
     "forward": "dns_files errors inbound netlink netns signals tunnel",
     "units": "errors",
     "confine": "check config errors netns signals units",
+    "doors": "confine errors netns signals tunnel units",
     "exec": "check confine errors netns",
-    "cli": "__init__ check config confine errors exec forward naming netns refresh report resolve signals status units "
-    "wg_down wg_up",
+    "cli": "__init__ check config confine doors errors exec forward naming netns refresh report resolve signals status "
+    "units wg_down wg_up",
 }
 
 

@@ -12,9 +12,9 @@ from tests.support import ROOT
 from wgns_helpers import check
 from wgns_helpers.exec import _FAMILIES
 
-# Not systemd/modules-load.d, which is no unit
-FILES = sorted([*ROOT.glob("systemd/*.*"), *ROOT.glob("systemd/examples/*.*"), *ROOT.glob("wgns_helpers/*.conf")])
-FILES = [path for path in FILES if path.is_file()]
+KINDS = ("conf", "service", "socket")  # of the templates in the package
+FILES = sorted([*ROOT.glob("systemd/*.*"), *(p for kind in KINDS for p in ROOT.glob(f"wgns_helpers/*.{kind}"))])
+FILES = [path for path in FILES if path.is_file()]  # systemd/modules-load.d is no unit
 SERVICES = [path for path in FILES if path.name.endswith("service") or path.name == "confined-service.conf"]
 SECTIONS = ("Unit", "Service", "Socket", "Timer", "Install")
 
@@ -58,6 +58,7 @@ ORDER = [
     "SystemCallArchitectures",
     "LogLevelMax",
     "DevicePolicy",
+    "IPAddressAllow",
     "IPAddressDeny",
 ]
 
@@ -159,6 +160,22 @@ HARDENING = {
         "SystemCallFilter=~@keyring",
         "TemporaryFileSystem=/run",
     ],
+    "reach.service": [
+        *COMMON,
+        "CapabilityBoundingSet=",
+        "DynamicUser=true",
+        "IPAddressAllow=HOST",
+        "IPAddressDeny=any",
+        "PrivateDevices=true",
+        "ProtectControlGroups=true",
+        "ProtectHome=true",
+        "ProtectKernelLogs=true",
+        "ProtectKernelModules=true",
+        "ProtectKernelTunables=true",
+        "ProtectProc=invisible",
+        "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX",
+        "RestrictNamespaces=true",
+    ],
 }
 
 # The settings whose reason is not in their name; wg@.service has those of wg.service and wgns-refresh.service too.
@@ -172,8 +189,10 @@ REASONS = {
     "wg.service": "Conflicts",
     "wg-confined@.service": "DefaultDependencies StartLimitIntervalSec Type LogLevelMax",
     "wgns-refresh.service": "SuccessExitStatus ProtectProc CapabilityBoundingSet LogLevelMax",
-    "publish.service": "TemporaryFileSystem NetworkNamespacePath SystemCallErrorNumber",
-    "publish.socket": "DefaultDependencies",
+    "publish.service": "Requires TemporaryFileSystem NetworkNamespacePath SystemCallErrorNumber",
+    "publish.socket": "DefaultDependencies BindIPv6Only FreeBind",
+    "reach.service": "Requires SystemCallErrorNumber IPAddressAllow",
+    "reach.socket": "DefaultDependencies NetworkNamespacePath",
     "wgns-forward@.service": "Type Environment ExecStart Restart RestartPreventExitStatus CapabilityBoundingSet "
     "TemporaryFileSystem NetworkNamespacePath SystemCallErrorNumber WantedBy",
     "confined-service.conf": "BindsTo ExecStartPre ProtectProc BindReadOnlyPaths CapabilityBoundingSet "

@@ -21,10 +21,19 @@ _PROGRAMS = {
     "wgns check": (0, 1, "--unit= --pid= --json"),
     "wgns confine": (2, 1 << 30, "--allow= --print"),
     "wgns release": (1, 1 << 30, "--restart"),
+    "wgns publish": (2, 3, ""),
+    "wgns reach": (3, 3, ""),
     "wgns dropin": (1, 1, "--unit= --allow="),  # the former name of confine --print
     "wgns exec": (2, 1 << 30, "--user= --allow="),
     "wgns refresh": (0, 1, ""),
     "wgns forward": (1, 1, "--gateway= --exec="),
+}
+_NAMES = {
+    "wgns exec": "NAME and COMMAND",
+    "wgns confine": "TUNNEL and UNIT",
+    "wgns release": "UNIT",
+    "wgns publish": "TUNNEL and PORT",
+    "wgns reach": "TUNNEL, PORT and HOST:PORT",
 }
 
 
@@ -93,10 +102,7 @@ def _parse(program: str, arguments: list[str]) -> tuple[list[str], dict[str, str
         else:
             given[option] = f"{given[option]}\n{value}" if option in given else value
     if not least <= len(names) <= most:
-        expected = {"wgns exec": "NAME and COMMAND", "wgns confine": "TUNNEL and UNIT", "wgns release": "UNIT"}.get(
-            program, "one NAME"
-        )
-        raise UsageError(f"expected {expected}, {len(names)} given", "--help shows the usage")
+        raise UsageError(f"expected {_NAMES.get(program, 'one NAME')}, {len(names)} given", "--help shows the usage")
     return names, given
 
 
@@ -141,17 +147,21 @@ def _seconds(options: dict[str, str], option: str) -> int:
 
 def _wgns(program: str, names: list[str], options: dict[str, str]) -> None:
     if program == "wgns":
-        raise UsageError(
-            "expected confine, release, forward, status, check, exec or refresh", "wgns --help explains them"
-        )
+        verbs = "confine, release, publish, reach, forward, status, check, exec or refresh"
+        raise UsageError(f"expected {verbs}", "wgns --help explains them")
     if program == "wgns release":
-        from .confine import release
+        from . import confine, doors
 
-        release(names, restart="--restart" in options)
+        if units := doors.release(names):
+            confine.release(units, restart="--restart" in options)
         return
     name = checked_link(checked_name(names[0])) if names else ""
     if program in ("wgns confine", "wgns dropin"):
         _confine(program, name, names[1:], options)
+    elif program in ("wgns publish", "wgns reach"):
+        from . import doors
+
+        (doors.publish if program == "wgns publish" else doors.reach)(name, *names[1:])
     elif program == "wgns exec":
         from .exec import execute
 

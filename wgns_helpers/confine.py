@@ -28,10 +28,10 @@ _SETTLE = 1.0  # seconds for which a daemon that has started has to stay up
 def text(name: str, kind: str = "service") -> str:
     """The settings for a `kind` of unit (service or socket), confined to the tunnel `name`."""
     template = read(os.path.join(os.path.dirname(__file__), f"confined-{kind}.conf"))
-    return template.replace("wg@NAME", f"wg@{_escaped(name)}").replace("NAME", name)
+    return template.replace("wg@NAME", f"wg@{escaped(name)}").replace("NAME", name)
 
 
-def _escaped(name: str) -> str:
+def escaped(name: str) -> str:
     """The name in a unit's; no other character of a link's name has to be escaped (systemd-escape(1))."""
     return name.replace("+", r"\x2b")
 
@@ -40,13 +40,13 @@ def tunnel_unit(name: str) -> str:
     """The unit of a tunnel: wg.service has the one called wg where that is enabled or active."""
     if name == "wg" and (glob(f"{SYSTEM}/*.wants/wg.service") or not systemctl("is-active", "wg.service")):
         return "wg.service"
-    return f"wg@{_escaped(name)}.service"
+    return f"wg@{escaped(name)}.service"
 
 
 def drop_in(name: str, unit: Unit, allowed: list[str]) -> str:
     """What confines `unit` to the tunnel `name` and lets it see `allowed` of /run besides. Raises `Failure`."""
     head = f"{_MARK} {name} {unit.name}; wgns release {unit.name} removes it.\n"
-    settings = text(name, unit.kind).replace(f"wg@{_escaped(name)}.service", tunnel_unit(name))
+    settings = text(name, unit.kind).replace(f"wg@{escaped(name)}.service", tunnel_unit(name))
     if unit.kind == "socket":
         if allowed:
             raise UsageError("--allow is for services: a socket unit sees no files")
@@ -162,13 +162,13 @@ def confine(name: str, names: list[str], allowed: list[str]) -> None:
         # The drop-in first: whenever this ends, no link starts a unit that is not confined
         changes[unit.path] = drop_in(name, unit, allowed)
         changes |= dict.fromkeys(_links(unit), "")
-        link = f"{SYSTEM}/wg-confined@{_escaped(name)}.service.wants/{unit.name}"
+        link = f"{SYSTEM}/wg-confined@{escaped(name)}.service.wants/{unit.name}"
         changes |= {link: f"-> {unit.files[0]}"} if _starts_with_tunnel(unit) else {}
-    changes = {path: content for path, content in changes.items() if _content(path) != content}
+    changes = {path: content for path, content in changes.items() if on_disk(path) != content}
     failed = [unit for unit in units if unit.state.get("ActiveState") == "failed" and confined_to(unit.name)]
     moved = [unit for unit in units if unit.path in changes or unit in failed or not _is_inside(name, unit)]
     running = [unit for unit in moved if (unit.runs or unit in failed) and not unit.template]
-    _apply(changes, running)
+    apply(changes, running)
     for unit in units:
         already = "already " if unit.path not in changes else ""
         later = " from its next start on" if (unit not in running and not unit.runs) or unit.template else ""
@@ -188,7 +188,7 @@ def release(names: list[str], *, restart: bool) -> None:
     _check_pairs(units, "")
     written = {unit.name: [*_links(unit), unit.path] if os.path.exists(unit.path) else [] for unit in units}
     again = [unit for unit in units if restart and unit.state and (unit.runs or _links(unit)) and written[unit.name]]
-    _apply(dict.fromkeys(chain(*written.values()), ""), again)
+    apply(dict.fromkeys(chain(*written.values()), ""), again)
     for unit in units:
         template = f"{unit.prefix}@.{unit.kind}"
         if unit.instance and confined_to(template):
@@ -208,7 +208,7 @@ def printed(name: str, names: list[str], allowed: list[str]) -> str:
     """The drop-ins that `confine` would write, with the commands in comments. Raises `Failure`."""
     lines = ""
     for unit in _units(names, name):
-        link = [f"systemctl add-wants 'wg-confined@{_escaped(name)}.service' '{unit.name}'"] * _starts_with_tunnel(unit)
+        link = [f"systemctl add-wants 'wg-confined@{escaped(name)}.service' '{unit.name}'"] * _starts_with_tunnel(unit)
         restart = [f"systemctl restart '{unit.name}'"] * (not unit.template)  # it runs on where it is until then
         commands = "; ".join(["systemctl daemon-reload", *link, *restart])
         lines += f"# Save as {unit.path}, then:\n# {commands}\n{drop_in(name, unit, allowed)}"
@@ -308,19 +308,19 @@ def _is_inside(name: str, unit: Unit) -> bool:
     return False
 
 
-def _content(path: str) -> str:
+def on_disk(path: str) -> str:
     """What a path has: text, a symlink as "-> TARGET", or nothing."""
     return f"-> {os.readlink(path)}" if os.path.islink(path) else read(path)
 
 
-def _apply(changes: dict[str, str], units: list[Unit]) -> None:
-    """Give paths other content (see `_content`) and have systemd read it and begin to restart units.
+def apply(changes: dict[str, str], units: list[Unit], *, wait: bool = False) -> None:
+    """Give paths other content (see `on_disk`) and have systemd read it and begin to restart units, or `wait` for it.
 
     After a failure, all is as it was.
     """
     if not changes and not units:
         return
-    former = {path: _content(path) for path in changes}
+    former = {path: on_disk(path) for path in changes}
     # A socket does not start beside its running service
     names = sorted((unit.name for unit in units), key=lambda name: not name.endswith(".socket"))
     os.umask(0o022)
@@ -329,12 +329,13 @@ def _apply(changes: dict[str, str], units: list[Unit]) -> None:
         for path, content in changes.items():
             _put(path, content)
             signals.check()
-        if names:  # not restart, which leaves a unit where it is if the tunnel fails; its ExecStop= is still the former
+        # Not restart, which leaves a unit where it is if the tunnel fails; its ExecStop= is still the former
+        if any(unit.state for unit in units):  # a new one cannot be stopped
             systemctl("stop", *names, check=True)
         systemctl("daemon-reload", check=True)
         if names:
             systemctl("reset-failed", *names)  # what was started too often would not start
-            systemctl("start", "--no-block", *names, check=True)
+            systemctl("start", *["--no-block"] * (not wait), *names, check=True)
     except BaseException:
         for path, content in reversed(former.items()):
             try:
@@ -342,7 +343,9 @@ def _apply(changes: dict[str, str], units: list[Unit]) -> None:
             except OSError as error:
                 warn(f"{path} could not be put back: {os.strerror(error.errno or 0).lower()}")
         systemctl("daemon-reload")
-        systemctl("start", "--no-block", *names)
+        if names:
+            systemctl("reset-failed", *names)  # systemd would go on showing a unit that is gone
+            systemctl("start", "--no-block", *names)
         raise
     signals.release()
 
@@ -355,8 +358,9 @@ def _put(path: str, content: str) -> None:
     if not content:
         with suppress(FileNotFoundError):
             os.unlink(path)
-        with suppress(OSError):  # something else is in it
-            os.rmdir(folder)
+        if folder != SYSTEM:
+            with suppress(OSError):  # something else is in it
+                os.rmdir(folder)
         return
     os.makedirs(folder, exist_ok=True)
     if content.startswith("-> "):

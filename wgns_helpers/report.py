@@ -8,6 +8,7 @@ from typing import Any
 from .status import age
 
 _WORDS = {"waiting": "waiting: nothing sent yet", "idle": "idle: nothing to send"}
+_RIGHT = ("confined", "a door")  # of a unit inside
 _RED, _GREEN = 31, 32  # ECMA-48
 _COLORS = {"alive": _GREEN, "stale": _RED, "never": _RED}
 
@@ -22,7 +23,7 @@ def table(tunnels: list[dict[str, Any]]) -> str:
         latest = min((peer["handshake"] for peer in peers if peer["handshake"] is not None), default=None)
         traffic = [size(sum(peer[key] for peer in peers)) for key in ("received", "sent")]
         confined = tunnel["confined"].items()
-        inside = [unit + " (not confined)" * (how not in ("confined", None)) for unit, how in confined if unit]
+        inside = [unit + " (not confined)" * (how not in (*_RIGHT, None)) for unit, how in confined if unit]
         last = (
             [*tunnel["faults"], f"hint: {'; '.join(tunnel['hints'])}"]
             if tunnel["faults"]
@@ -55,7 +56,7 @@ def _inside(tunnel: dict[str, Any]) -> list[str]:
     rows = []
     for unit, processes in tunnel["inside"].items():
         how, names = tunnel["confined"][unit], ", ".join(f"{number} {name}" for number, name in processes.items())
-        judged = how if how == "confined" else f"not confined ({how})" if how else "not judged"
+        judged = how if how in _RIGHT else f"not confined ({how})" if how else "not judged"
         rows.append(f"{unit or 'no unit'}, {judged}: {names}")
     return rows
 

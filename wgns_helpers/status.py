@@ -41,6 +41,8 @@ def look(name: str = "") -> list[dict[str, Any]]:
     All are those that are there, those with a configuration and a namespace, and those whose unit is enabled, failed or
     active. What cannot be seen is None, and why is in "unseen". Raises `MissingError` if `name` is not there at all.
     """
+    from . import doors
+
     spaces = {each: netns.pinned(each) for each in ([name] if name else names())}
     processes, hidden = netns.processes()
     within = {each: by_unit(processes.get(space, []) if space else []) for each, space in spaces.items()}
@@ -50,7 +52,7 @@ def look(name: str = "") -> list[dict[str, Any]]:
         os.close(netns.open_namespace(name))  # raises why
     tunnels: list[dict[str, Any]] = []
     for each in [name] if name else sorted({*spaces, *units}):
-        unit, inside = units.get(each, ""), within.get(each, {})
+        unit, inside, ways = units.get(each, ""), within.get(each, {}), doors.of(each)
         main = {unit: int(properties.get(unit, {}).get("MainPID") or 0) for unit in inside}
         chosen = {unit: main[unit] if main[unit] in found else min(found) for unit, found in inside.items()}
         tunnel: dict[str, Any] = {
@@ -60,7 +62,12 @@ def look(name: str = "") -> list[dict[str, Any]]:
             "namespace": f"{netns.DIRECTORY}/{each}",
             "inode": (spaces.get(each) or (0, 0))[1],
             "inside": inside,
-            "confined": {unit: _judged(each, process) for unit, process in chosen.items()},
+            "confined": {
+                unit: "a door" if unit.removesuffix(".service") in ways else _judged(each, process)
+                for unit, process in chosen.items()
+            },
+            "published": [f"{at} -> {to}" for verb, _, at, to in ways.values() if verb == "publish"],
+            "reaches": [f"{at} -> {to}" for verb, _, at, to in ways.values() if verb == "reach"],
         }
         unseen = [f"whether {hidden} processes of others are inside"] * bool(hidden)
         tunnels.append({**tunnel, **_dns(each), "present": False, **dict.fromkeys(_LINK), "unseen": unseen})

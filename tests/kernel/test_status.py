@@ -33,6 +33,8 @@ TUNNEL: dict[str, tuple[type, ...]] = {
     "inode": (int,),
     "inside": (dict,),
     "confined": (dict,),
+    "published": (list,),
+    "reaches": (list,),
     "name_servers": (list, type(None)),
     "search": (list, type(None)),
     "present": (bool, type(None)),

@@ -373,12 +373,12 @@ let
           "wg-confined@wg" = wanting "wgns-publish-wg-9092.socket";
         };
         files = {
-          "wgns-publish-wg-9092.service" = replaceStrings [ "9091" ] [ "9092" ] (
-            made "wg" "wg" ../../systemd/examples/publish.service
-          );
+          "wgns-publish-wg-9092.service" =
+            replaceStrings [ "HOST:PORT" "TARGET" ] [ "127.0.0.1:9092" "127.0.0.1:9092" ]
+              (made "wg" "wg" ../../wgns_helpers/publish.service);
           "wgns-publish-wg-9092.socket" = plain ''
             [Unit]
-            Description=Port 9092 in the network namespace wg
+            Description=127.0.0.1:9092 in the network namespace wg
             Documentation=man:systemd-socket-proxyd(8) man:wgns-helpers(8)
             BindsTo=wg.service
             DefaultDependencies=false
@@ -388,6 +388,8 @@ let
             [Socket]
             ListenStream=127.0.0.1:9091
             ListenStream=[::1]:9091
+            BindIPv6Only=default
+            FreeBind=true
             [Install]
             WantedBy=wg-confined@wg.service
           '';

@@ -185,10 +185,12 @@ def leftovers() -> list[str]:
 
 def clean() -> None:
     """Stop what a test started, and take away what it wrote."""
-    systemctl("stop", "reach.service", "joined.service", "leak@*", "netns@*", "wg@*", "wg.service", check=False)
+    systemctl(
+        "stop", "reach.service", "joined.service", "leak@*", "echo*", "netns@*", "wg@*", "wg.service", check=False
+    )
     for path in [*UNITS.glob("*.d/test.conf"), *UNITS.glob("*.d/wireguard.conf"), *UNITS.glob("wg*.wants/*")]:
         path.unlink()
-    for path in [*UNITS.glob("echo*"), *CONFIGURATIONS.glob("*")]:
+    for path in [*UNITS.glob("echo*"), *UNITS.glob("publish-*"), *UNITS.glob("reach-*"), *CONFIGURATIONS.glob("*")]:
         shell(f"rm -rf '{path}'")
     HOSTS.write_text(HOSTS.read_text().replace(f"203.0.113.1 {LATE}\n", ""))
     systemctl("daemon-reload")

@@ -1,8 +1,7 @@
-"""A tunnel that waits for what it needs, mends itself, and has a service whose page is reached from outside."""
+"""A tunnel that waits for what it needs, and mends itself."""
 
 from __future__ import annotations
 
-import subprocess
 import time
 from pathlib import Path
 
@@ -11,16 +10,10 @@ import pytest
 from tests.support import shell
 from tests.system import guest
 from tests.system.capture import ENDPOINT, ENDPOINT_NAME
-from tests.system.guest import UNITS, configure, confine, journal, show, state, systemctl, wait_for
-from tests.system.leak import HOST, RESOLVER
+from tests.system.guest import configure, confine, journal, show, state, systemctl, wait_for
+from tests.system.leak import RESOLVER
 
 pytestmark = pytest.mark.usefixtures("since")
-EXAMPLES = Path("/usr/local/share/doc/wgns-helpers/examples")
-FETCH = """import socket, sys
-with socket.create_connection((sys.argv[1], 9091), 20) as connection:
-    connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
-    print(connection.makefile().readline())
-"""
 
 
 def test_a_name_server_that_is_late(since: str) -> None:
@@ -76,30 +69,3 @@ def test_an_endpoint_that_moves() -> None:
     Path("/run/status").unlink()
     assert "alive" in said
     assert "reach.service" in said
-
-
-def test_a_published_page() -> None:
-    """The page of a confined service is reached from the host and from outside, also when the tunnel's link is down."""
-    serve = "python3 -m http.server --directory /usr/share/doc --bind 127.0.0.1 9091"
-    (UNITS / "echo-web.service").write_text(f"[Service]\nDynamicUser=yes\nExecStart={serve}\n")
-    for kind in ("socket", "service"):
-        text = (EXAMPLES / f"publish.{kind}").read_text().replace("NAME", "demo")
-        text = text.replace("ListenStream=127.0.0.1:9091", f"ListenStream=127.0.0.1:9091\nListenStream={HOST[0]}:9091")
-        (UNITS / f"echo-publish.{kind}").write_text(text)
-    configure()
-    confine("echo-web.service", "demo")
-    systemctl("enable", "echo-publish.socket")
-    systemctl("start", "wg@demo.service")
-    wait_for(lambda: state("echo-web.service") == state("echo-publish.socket") == "active")
-    wait_for(lambda: "127.0.0.1:9091" in shell("ip netns exec demo ss -Hltn"))  # active is not listening yet
-    for link in ("up", "down"):
-        shell(f"ip -n demo link set demo {link}")
-        for where, address in (("", "127.0.0.1"), ("ip netns exec internet ", HOST[0])):
-            argv = [*where.split(), "python3", "-c", FETCH, address]
-            done = subprocess.run(argv, capture_output=True, text=True, check=False)
-            assert "200 OK" in done.stdout, (link, where, done.stderr)
-    links = [line.split()[0] for line in shell("ip -n demo -br link").splitlines()]
-    assert [link for link in links if link.partition("@")[0] not in ("sit0", "tunl0", "ip6tnl0")] == ["lo", "demo"]
-    systemctl("stop", "netns@demo.service")
-    assert (state("echo-publish.socket"), state("echo-publish.service")) == ("inactive", "inactive")
-    systemctl("disable", "echo-publish.socket")

@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.support import shell
 from tests.system import guest
 from tests.system.guest import TUNNELS, UNITS, configure, confine, failed, show, state, systemctl, wait_for
+from tests.system.leak import HOST
 
 NAMES = ["demo", *(f"t{number}" for number in range(2, TUNNELS + 1))]
 LATE = ("late.service", "late-echo.socket")
@@ -54,6 +55,14 @@ def test_the_confined_service_reaches_the_far_side_only() -> None:
     guest.reaches_the_far_side_only()
 
 
+def test_doors_are_open_again() -> None:
+    """A published port and one of the host that is reached answer in this boot, too."""
+    wait_for(lambda: [state(f"{door}.socket") for door in ("publish-demo-8090", "reach-demo-8081")] == ["active"] * 2)
+    for where, port in (("", 8090), ("ip netns exec demo", 8081)):
+        code = f"import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:{port}/', timeout=60).status)"
+        assert shell(f'{where} python3 -c "{code}"') == "200\n"
+
+
 def test_a_stop_of_all_leaves_nothing() -> None:
     """Stopping the forty namespaces takes tunnels and services along; no unit fails, nothing is left."""
     # Again if systemd was too busy to answer in time
@@ -66,6 +75,7 @@ def prepare() -> None:
     for number, name in enumerate(NAMES, 1):
         configure(name, number)
     confine("reach.service", "demo")
+    shell(f"wgns publish demo 8090 10.64.0.1:80; wgns reach demo 8081 {HOST[0]}:81")
     guest.failing("wg@late.service", "late", TUNNELS + 1)
     run = "ExecStart=sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
     listen = "ListenStream=7777\nAccept=yes\n[Install]\nWantedBy=sockets.target\n"

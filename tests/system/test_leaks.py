@@ -20,7 +20,7 @@ from tests.support import shell
 from tests.system import admin, guest
 from tests.system.capture import ENDPOINT, ENDPOINT_NAME, TUNNEL, Capture
 from tests.system.guest import state, systemctl, wait_for
-from tests.system.leak import MEMBER, RESOLVER, SOMEBODY, UPLINK, WAYS
+from tests.system.leak import HOST, MEMBER, RESOLVER, SOMEBODY, UPLINK, WAYS
 
 SERVICE = "leak@demo.service"
 RESOLV_CONF = Path("/etc/resolv.conf")
@@ -178,6 +178,17 @@ def name_removed(_: Capture) -> None:
     up()
 
 
+def doors_open(_: Capture) -> None:
+    """A port published, and one of the host reached."""
+    shell(f"wgns publish demo 9091 10.64.0.1:80; wgns reach demo 9092 {HOST[0]}:81")
+    with probing():
+        for where, port in (("", 9091), ("ip netns exec demo", 9092)):
+            code = f"import urllib.request; urllib.request.urlopen('http://127.0.0.1:{port}/', timeout=60)"
+            shell(f'{where} python3 -c "{code}"')
+    probe_names()
+    shell("wgns release publish-demo-9091 reach-demo-9092")
+
+
 def restarted(_: Capture) -> None:
     """Service restarted."""
     for _time in range(3):
@@ -268,6 +279,7 @@ def random_order(_: Capture) -> None:
 
 CASES = (
     tunnel_up,
+    doors_open,
     endpoint_dead,
     tunnel_down,
     half_configured,
