@@ -162,7 +162,7 @@ def _tunnel(name: str, links: list[str]) -> Point:
     if others:
         return "links", False, f"besides lo and {name} there is {', '.join(others)}"
     if name not in links:
-        return "links", False, f"there is no {name}"
+        return "links", False, f"{name} is gone: there is nothing but lo, by which nothing gets out"
     kind = netns.lines(f"/sys/class/net/{name}/uevent")
     if not kind:
         return "links", None, f"there is nothing but lo and {name}; its kind cannot be seen here"
