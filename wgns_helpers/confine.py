@@ -49,7 +49,7 @@ def drop_in(name: str, unit: Unit, allowed: list[str]) -> str:
     settings = text(name, unit.kind).replace(f"wg@{_escaped(name)}.service", tunnel_unit(name))
     if unit.kind == "socket":
         return head + settings
-    _refuse_or_warn(unit)
+    _refuse_or_warn(name, unit)
     program = shutil.which("wgns", path=_PATH)
     if not program:
         program = os.path.abspath(sys.argv[0])
@@ -122,12 +122,16 @@ def checked_path(path: str) -> str:
     return path
 
 
-def _refuse_or_warn(unit: Unit) -> None:
+def _refuse_or_warn(tunnel: str, unit: Unit) -> None:
     """Refuse what cannot work, and name what the drop-in cannot hold."""
     name = unit.name
     if (unit.one("Type") or ("dbus" if unit.one("BusName") else "")) == "dbus":
         problem = f"{name} is on the system bus (Type=dbus), which is hidden and would answer from the host's network"
         raise Failure(problem, "a drop-in with another Type= and without BusName=, if it can do without the bus")
+    engine = r"\W*(\S*/)?((podman|docker|nerdctl)(-compose)?|dockerd|containerd)"
+    if re.fullmatch(engine, (unit.one("ExecStart").split() or [""])[0]):
+        way = f"Network=ns:/run/netns/{tunnel} in its .container file, or podman run --network=ns:/run/netns/{tunnel}"
+        raise Failure(f"{name} runs containers, whose bridges would come into the tunnel's namespace", way)
     root = unit.place(unit.one("RootDirectory") or "/")
     binds = [unit.place(bind) for key in BINDS for bind in unit.each(key)]
     lacking = unit.one("RootImage") or not os.path.exists(f"{root}/usr/bin/env")

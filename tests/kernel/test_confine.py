@@ -176,6 +176,8 @@ def test_programs_that_cannot_be_executed() -> None:
 REFUSED = {
     "BusName=org.example.Echo": "is on the system bus (Type=dbus)",
     "Type=dbus": "is on the system bus (Type=dbus)",
+    "ExecStart=\nExecStart=-/usr/bin/podman run x": "runs containers",
+    "ExecStart=\nExecStart=docker-compose up": "runs containers",
     "RootDirectory=/srv": "has another root, which needs /usr/bin/env",
 }
 
