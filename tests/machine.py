@@ -43,7 +43,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SUITE, PYTHON, ARCHITECTURE = "trixie", "3.13", "x86_64"  # the Python is the suite's own
 PACKAGES = (
     "aria2,at,cron,curl,dash,dbus,deluge-web,deluged,dns-root-data,iproute2,iputils-ping,keyutils,libnss-myhostname,"
-    "libnss-resolve,libnss-systemd,linux-image-cloud-amd64,nginx-light,nscd,privoxy,procps,python3,python3-installer,qbittorrent-nox,strace,systemd,"
+    "libnss-resolve,libnss-systemd,linux-image-cloud-amd64,nginx-light,nscd,podman,privoxy,procps,python3,python3-installer,qbittorrent-nox,strace,systemd,"
     "systemd-resolved,systemd-sysv,tcpdump,tinyproxy,transmission-cli,transmission-daemon,udev,unbound,wireguard-tools"
 )
 # Tests start them when they need them

@@ -103,14 +103,15 @@ def _host(process: str, status: dict[str, str], *, inside: bool) -> Point:
     /proc/PID/net/dev has an inode number of its own in each namespace. Root sees it whatever a process may see, so of
     another process the options of its /proc count (proc(5)); to the group of root, hidepid=invisible shows all.
     """
+    seen = "/proc" if process == "self" else f"/proc/{process}/root/proc"  # a container has another
     try:
-        host, own = (os.stat(f"/proc/{number}/net/dev").st_ino for number in (1, process))
+        host, own = (os.stat(path).st_ino for path in (f"{seen}/1/net/dev", f"/proc/{process}/net/dev"))
     except OSError:
         return "host", True, "the host's processes, and by them its networks, are hidden"
     if host == own and inside:  # to which the host's own namespace never belongs (netns-up)
         return "host", None, "PID 1 here is inside, too: it is not the host's (PrivatePIDs=, a container)"
     if host == own:
-        return "host", False, "this is the host's network namespace"
+        return "host", False, "this is the host's network namespace, or that of a container"
     if process != "self":
         mounts = [line.split() for line in netns.lines(f"/proc/{process}/mountinfo")]
         options = next((fields[-1] for fields in reversed(mounts) if fields[4] == "/proc"), "")
@@ -163,7 +164,7 @@ def _tunnel(name: str, links: list[str]) -> Point:
     if others:
         return "links", False, f"besides lo and {name} there is {', '.join(others)}"
     if name not in links:
-        return "links", False, f"there is no {name}"
+        return "links", False, f"{name} is gone: there is nothing but lo, by which nothing gets out"
     kind = netns.lines(f"/sys/class/net/{name}/uevent")
     if not kind:
         return "links", None, f"there is nothing but lo and {name}; its kind cannot be seen here"

@@ -15,9 +15,9 @@ from contextlib import suppress
 from glob import glob
 from itertools import chain
 
-from . import config, netns, signals
-from .check import SOCKETS
-from .errors import ERROR, ConfigError, Failure, PermissionRefusedError, UsageError, say, shown, warn
+from . import config, errors, signals
+from .check import SOCKETS, own_name
+from .errors import ERROR, ConfigError, Failure, MissingError, PermissionRefusedError, UsageError, say, shown, warn
 from .units import BINDS, SYSTEM, Unit, is_running, properties, read, systemctl
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # of the check, in confined-service.conf
@@ -48,10 +48,8 @@ def drop_in(name: str, unit: Unit, allowed: list[str]) -> str:
     head = f"{_MARK} {name} {unit.name}; wgns release {unit.name} removes it.\n"
     settings = text(name, unit.kind).replace(f"wg@{escaped(name)}.service", tunnel_unit(name))
     if unit.kind == "socket":
-        if allowed:
-            raise UsageError("--allow is for services: a socket unit sees no files")
         return head + settings
-    _refuse_or_warn(unit)
+    _refuse_or_warn(name, unit)
     program = shutil.which("wgns", path=_PATH)
     if not program:
         program = os.path.abspath(sys.argv[0])
@@ -95,7 +93,7 @@ def _of_run(name: str, unit: Unit, allowed: list[str]) -> list[str]:
         if not path.startswith("/run/") or any(f"{path}/".startswith(f"{folder}/") for folder in visible):
             continue
         if not f"{path}/".startswith(f"{own}/") or _socket_in(own):
-            hint = f"wgns confine {name} {unit.name} --allow {path}"
+            hint = " --allow ".join([f"wgns confine {name} {unit.name}", *allowed, path])
             raise Failure(f"{unit.name} needs {path}, and the host's /run is hidden from it", hint)
         lines.append(f"BindPaths=-{own}")
         visible.append(own)
@@ -119,15 +117,21 @@ def checked_path(path: str) -> str:
         risk = risk or "by systemd, a user's bus or containers, programs start in the host"
     if risk:
         raise UsageError(f"--allow {shown(path)}: {risk}", "name a single socket that the service needs")
+    if os.path.isdir("/run/systemd/system") and not os.path.exists(path):  # an image has no /run yet
+        raise MissingError(f"--allow {shown(path)}: there is no such file or folder", "start first what makes it")
     return path
 
 
-def _refuse_or_warn(unit: Unit) -> None:
+def _refuse_or_warn(tunnel: str, unit: Unit) -> None:
     """Refuse what cannot work, and name what the drop-in cannot hold."""
     name = unit.name
     if (unit.one("Type") or ("dbus" if unit.one("BusName") else "")) == "dbus":
         problem = f"{name} is on the system bus (Type=dbus), which is hidden and would answer from the host's network"
         raise Failure(problem, "a drop-in with another Type= and without BusName=, if it can do without the bus")
+    engine = r"\W*(\S*/)?((podman|docker|nerdctl)(-compose)?|dockerd|containerd)"
+    if re.fullmatch(engine, (unit.one("ExecStart").split() or [""])[0]):
+        way = f"Network=ns:/run/netns/{tunnel} in its .container file, or podman run --network=ns:/run/netns/{tunnel}"
+        raise Failure(f"{name} runs containers, whose bridges would come into the tunnel's namespace", way)
     root = unit.place(unit.one("RootDirectory") or "/")
     binds = [unit.place(bind) for key in BINDS for bind in unit.each(key)]
     lacking = unit.one("RootImage") or not os.path.exists(f"{root}/usr/bin/env")
@@ -156,7 +160,7 @@ def confine(name: str, names: list[str], allowed: list[str]) -> None:
     Raises `Failure`.
     """
     units, tunnel = _units(names, name), tunnel_unit(name)
-    _check_pairs(units, name)
+    _check_pairs(units, name, *(f"--allow {path}" for path in allowed))
     changes: dict[str, str] = {}
     for unit in units:
         # The drop-in first: whenever this ends, no link starts a unit that is not confined
@@ -166,7 +170,7 @@ def confine(name: str, names: list[str], allowed: list[str]) -> None:
         changes |= {link: f"-> {unit.files[0]}"} if _starts_with_tunnel(unit) else {}
     changes = {path: content for path, content in changes.items() if on_disk(path) != content}
     failed = [unit for unit in units if unit.state.get("ActiveState") == "failed" and confined_to(unit.name)]
-    moved = [unit for unit in units if unit.path in changes or unit in failed or not _is_inside(name, unit)]
+    moved = [unit for unit in units if unit.path in changes or unit in failed or _place(unit) not in (name, None)]
     running = [unit for unit in moved if (unit.runs or unit in failed) and not unit.template]
     apply(changes, running)
     for unit in units:
@@ -185,8 +189,11 @@ def release(names: list[str], *, restart: bool) -> None:
     That is what runs, and what runs whenever its tunnel does: it may be down because it could not start confined.
     """
     units = _units(names, required=False)
-    _check_pairs(units, "")
+    _check_pairs(units, "", *["--restart"] * restart)
     written = {unit.name: [*_links(unit), unit.path] if os.path.exists(unit.path) else [] for unit in units}
+    for unit in units:  # a former release may have left it running in the tunnel
+        if unit.runs and unit.state["NetworkNamespacePath"] + unit.state["PrivateNetwork"] == "no" and _place(unit):
+            written[unit.name].append(unit.path)
     again = [unit for unit in units if restart and unit.state and (unit.runs or _links(unit)) and written[unit.name]]
     apply(dict.fromkeys(chain(*written.values()), ""), again)
     for unit in units:
@@ -223,7 +230,7 @@ def _units(names: list[str], name: str = "TUNNEL", *, required: bool = True) -> 
     for unit in units.values():
         if re.match(r"((netns|wg|wg-confined)@|wg\.|wgns-)", unit.name):
             raise UsageError(f"{unit.name} is a unit of the tunnels themselves", "name a service to be confined")
-        if os.path.exists(unit.path) and _MARK not in read(unit.path):
+        if (former := read(unit.path)) and _MARK not in former:
             raise Failure(f"{unit.path} was not written by wgns confine: left as it is", "remove or rename it")
     return list(units.values())
 
@@ -232,10 +239,11 @@ def check_tunnel(name: str) -> None:
     """Refuse a tunnel that nobody has configured. Raises `ConfigError`."""
     path = config.path_of(name)
     if not os.path.exists(path) and systemctl("is-active", tunnel_unit(name)):
-        raise ConfigError(f"there is no tunnel {shown(name)}: no {path}", f"install -m 600 PROVIDER.conf {path}")
+        near = errors.did_you_mean(name, [os.path.basename(each)[:-5] for each in glob(config.path_of("*"))])
+        raise ConfigError(f"there is no tunnel {shown(name)}: no {path}", f"{near}install -m 600 PROVIDER.conf {path}")
 
 
-def _check_pairs(units: list[Unit], name: str) -> None:
+def _check_pairs(units: list[Unit], name: str, *options: str) -> None:
     """Refuse to confine to the tunnel `name`, or to release (""), a socket without its service or the reverse."""
     chosen = [unit.name for unit in units]
     for unit in units:
@@ -247,7 +255,9 @@ def _check_pairs(units: list[Unit], name: str) -> None:
         if missing:
             command = f"wgns confine {name}" if name else "wgns release"
             problem = f"{unit.name} belongs together with {', '.join(missing)}, which would stay in another network"
-            raise Failure(problem, f"{command} {' '.join(dict.fromkeys([*chosen, *missing]))}")
+            raise Failure(problem, f"{command} {' '.join(dict.fromkeys([*chosen, *missing, *options]))}")
+    if name and options and not any(unit.kind == "service" for unit in units):
+        raise UsageError("--allow is for services: a socket unit sees no files")
 
 
 def confined_to(unit: str) -> str:
@@ -300,12 +310,12 @@ def _fault(name: str, unit: Unit) -> str:
     return ""
 
 
-def _is_inside(name: str, unit: Unit) -> bool:
-    """Whether a running unit is already in the tunnel's namespace."""
+def _place(unit: Unit) -> str | None:
+    """The named network namespace of a unit's main process; empty for one without a name, None without a process."""
     process = unit.state.get("MainPID", "0")
-    with suppress(OSError):
-        return process == "0" or netns.own(process) == netns.pinned(name)
-    return False
+    with suppress(OSError, Failure):
+        return None if process == "0" else own_name(process)
+    return ""
 
 
 def on_disk(path: str) -> str:

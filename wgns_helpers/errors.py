@@ -76,6 +76,12 @@ def shown(value: str) -> str:
     return f'"{value[:60]}{"…" if len(value) > 60 else ""}"'
 
 
+def did_you_mean(name: str, names: list[str]) -> str:
+    """How a hint begins if some of the names have nearly the letters of `name`; empty otherwise."""
+    near = sorted(each for each in names if len({*each} ^ {*name}) < 3)  # difflib would take 2 ms
+    return f"did you mean {' or '.join(near[:3])}? " * bool(near)
+
+
 def listed(items: list[str]) -> str:
     """The items in one line, the first of them where there are many."""
     more = [f"{len(items) - _LISTED} more"] * (len(items) > _LISTED)

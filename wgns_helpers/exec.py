@@ -123,8 +123,11 @@ def _hide(name: str, allowed: list[str]) -> None:
     sources = {}  # of the bind mounts, by target; open, since a new /run hides their names
     for bind in [*(value for key, value in settings if key == "BindReadOnlyPaths"), *allowed]:
         source, _, target = bind.removeprefix("-").partition(":")
-        if os.path.exists(source) or not bind.startswith("-"):
+        if os.path.exists(source):
             sources[os.path.realpath(target or source)] = f"/proc/self/fd/{os.open(source, os.O_PATH)}"
+        elif not bind.startswith("-"):
+            hint = "start first what makes it" if bind in allowed else f"systemctl start {confine.tunnel_unit(name)}"
+            raise MissingError(f"there is no {source}", hint)
     _mount("tmpfs", "/run", _MS_NOSUID | _MS_NODEV, "mode=755")
     umask = os.umask(0o022)  # the command's user has to get there
     for target, source in sources.items():

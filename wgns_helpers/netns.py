@@ -6,7 +6,7 @@ import fcntl
 import os
 import stat
 
-from .errors import Failure, MissingError, PermissionRefusedError, UsageError, say, shown, system_error
+from .errors import Failure, MissingError, PermissionRefusedError, UsageError, did_you_mean, say, shown, system_error
 from .netlink import socket
 
 DIRECTORY = "/run/netns"
@@ -150,8 +150,8 @@ def open_namespace(name: str) -> int:
             raise MissingError(problem, f"was it pinned where this mount cannot be seen? {MOUNTS_HINT}")
         descriptor = os.open(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
-        names = ", ".join(sorted(os.listdir(DIRECTORY))[:10]) if os.path.isdir(DIRECTORY) else ""
-        hint = f"did you mean {names}? " * bool(names) + f"netns-up {name} makes one, its unit is wg@{name}"
+        near = did_you_mean(name, os.listdir(DIRECTORY) if os.path.isdir(DIRECTORY) else [])
+        hint = f"{near}netns-up {name} makes one, its unit is wg@{name}"
         raise MissingError(f'there is no network namespace "{name}"', hint) from None
     except OSError as error:
         raise system_error(path, error) from None

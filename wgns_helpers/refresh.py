@@ -76,7 +76,10 @@ def _lost(name: str, process: int) -> list[str]:
     for file in FILES:
         seen, ours = f"{root}/etc/{file}", f"{DIRECTORY}/{name}/{file}"
         if mounts and os.path.exists(ours):
-            mounted = os.path.islink(seen) or (os.path.exists(seen) and os.path.samefile(seen, ours))
+            try:
+                mounted = os.path.islink(seen) or os.path.samefile(seen, ours)
+            except OSError:
+                mounted = True  # the process has ended; a file that is missing is not among the mounts
             lost += [] if mounted and f"/wgns/{name}/{file} " in mounts else [file]
     return lost
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     Watched = tuple[dict[str, Any], Link, dict[bytes, Session]]  # a tunnel, its link, and the sessions at first
 
-_SHOW = ("systemctl", "show", "--all", "--property=Id,ActiveState,Result,MainPID", "--", "wg@*.service", "wg.service")
+_OPEN = {"LoadState": "loaded", "PrivateNetwork": "no", "NetworkNamespacePath": ""}  # a unit in the host's network
+_ASKED = f"--property=Id,ActiveState,Result,MainPID,{','.join(_OPEN)}"
+_SHOW = ("systemctl", "show", "--all", _ASKED, "--", "wg@*.service", "wg.service")
 _WANTED = "/etc/systemd/system/*.wants/wg*.service"  # by which systemctl enable works
 _UNITS = (".service", ".scope", ".socket", ".mount", ".swap")  # those that can have processes (systemd.unit(5))
 _STATES = ("inactive", "failed", "deactivating", "activating", "reloading", "active")  # of two units, the last counts
@@ -46,7 +48,8 @@ def look(name: str = "") -> list[dict[str, Any]]:
     spaces = {each: netns.pinned(each) for each in ([name] if name else names())}
     processes, hidden = netns.processes()
     within = {each: by_unit(processes.get(space, []) if space else []) for each, space in spaces.items()}
-    properties = _properties([unit for inside in within.values() for unit in inside if unit])
+    linked = {each: _linked(each) for each in spaces}
+    properties = _properties([unit for found in (*within.values(), *linked.values()) for unit in found if unit])
     units = _tunnels(properties)
     if name and not spaces[name] and name not in units:
         os.close(netns.open_namespace(name))  # raises why
@@ -74,9 +77,17 @@ def look(name: str = "") -> list[dict[str, Any]]:
     _watch([watched for tunnel in tunnels if tunnel["inode"] for watched in _link(tunnel)])
     for tunnel in tunnels:
         result = properties.get(tunnel["unit"], {}).get("Result", "success")
-        tunnel["faults"], tunnel["hints"] = _faults(tunnel, result)
+        others = [unit for unit in linked.get(tunnel["name"], ()) if unit not in tunnel["inside"]]
+        loose = [unit for unit in others if _OPEN.items() <= properties.get(unit, {}).items()]
+        tunnel["faults"], tunnel["hints"] = _faults(tunnel, result, loose)
     expected = {name, *units, *(each for each in spaces if os.path.exists(config.path_of(each)))}
     return [tunnel for tunnel in tunnels if tunnel["name"] in expected or tunnel["present"] is not False]
+
+
+def _linked(name: str) -> list[str]:
+    """The units that start with the tunnel by links of `wgns confine`."""
+    folder = f"/etc/systemd/system/wg-confined@{name}.service.wants".replace("+", r"\x2b")
+    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
 
 
 def by_unit(processes: list[int]) -> dict[str, dict[int, str]]:
@@ -246,8 +257,11 @@ def _key(key: bytes) -> str:
     return b2a_base64(key, newline=False).decode()
 
 
-def _faults(tunnel: dict[str, Any], result: str) -> tuple[list[str], list[str]]:
-    """Why the tunnel is not as it should be, and what mends that; `result` is that of its unit."""
+def _faults(tunnel: dict[str, Any], result: str, loose: list[str]) -> tuple[list[str], list[str]]:
+    """Why the tunnel is not as it should be, and what mends that.
+
+    `result` is that of its unit; `loose` are the units that it starts in the host's network.
+    """
     name, unit, state, present = (tunnel[key] for key in ("name", "unit", "unit_state", "present"))
     short, because = quote(unit.removesuffix(".service")), f" ({result})" if result != "success" else ""
     mend = f"systemctl reload {short}" if state == "active" else f"wg-up {name}"
@@ -273,6 +287,8 @@ def _faults(tunnel: dict[str, Any], result: str) -> tuple[list[str], list[str]]:
             hint = f"wgns refresh {name}; if that does not help: systemctl restart {quote(unit)}"
             hint = hint if unit.endswith(".service") else "start the command again"
             found.append((f"{unit or 'a command'}: {how}", hint))
+    for unit in loose:
+        found.append((f"{unit} starts with the tunnel and is not confined to it", f"wgns confine {name} {quote(unit)}"))
     return [text for text, _ in found], list(dict.fromkeys(hint for _, hint in found))
 
 

@@ -17,7 +17,8 @@ BINDS = ("BindPaths", "BindReadOnlyPaths")  # one list for systemd: an empty one
 _FOLDERS = (SYSTEM, "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
 _USER_FOLDERS = ("/etc/systemd/user", "/usr/lib/systemd/user", "/home/*/.config/systemd/user")
 _NAME = re.compile(r"[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\-]*)?\.(service|socket)")  # systemd.unit(5)
-_STATES = ("Id", "LoadState", "ActiveState", "FragmentPath", "DropInPaths", "MainPID", "NRestarts", "TriggeredBy")
+_NETWORK = "NetworkNamespacePath,PrivateNetwork"
+_STATES = f"Id,LoadState,ActiveState,FragmentPath,DropInPaths,MainPID,NRestarts,TriggeredBy,{_NETWORK}"
 _COMMANDS = ["ExecCondition", "ExecStartPre", "ExecStart", "ExecStartPost", "ExecReload", "ExecStop", "ExecStopPost"]
 
 
@@ -133,7 +134,7 @@ def properties(unit: str) -> dict[str, str]:
     """What systemd knows of a unit; empty where no systemd runs."""
     if not os.path.isdir("/run/systemd/system"):
         return {}
-    asked = ["systemctl", "show", f"--property={','.join(_STATES)}", "--", unit.replace("@.", "@instance.")]
+    asked = ["systemctl", "show", f"--property={_STATES}", "--", unit.replace("@.", "@instance.")]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Failure(f"systemctl show {shown(unit)}: {done.stderr.strip()}")

@@ -176,6 +176,8 @@ def test_programs_that_cannot_be_executed() -> None:
 REFUSED = {
     "BusName=org.example.Echo": "is on the system bus (Type=dbus)",
     "Type=dbus": "is on the system bus (Type=dbus)",
+    "ExecStart=\nExecStart=-/usr/bin/podman run x": "runs containers",
+    "ExecStart=\nExecStart=docker-compose up": "runs containers",
     "RootDirectory=/srv": "has another root, which needs /usr/bin/env",
 }
 
@@ -193,7 +195,8 @@ def test_units_that_cannot_work(settings: str) -> None:
     ("arguments", "status", "words"),
     [
         (("hmoe", "echo"), 78, 'there is no tunnel "hmoe": no /etc/wireguard/hmoe.conf'),
-        (("hmoe", "echo", "--print"), 78, "hint: install -m 600 PROVIDER.conf /etc/wireguard/hmoe.conf"),
+        (("hmoe", "echo", "--print"), 78, "hint: did you mean home? install -m 600 PROVIDER.conf /etc/"),
+        (("mullvad", "echo"), 78, "hint: install -m 600 PROVIDER.conf /etc/wireguard/mullvad.conf"),
         (("home", "ehco"), 69, 'there is no unit "ehco.service"'),
         (("home", "echo.timer"), 69, 'there is no unit "echo.timer.service"'),
         (("home", "../echo"), 2, '"../echo.service" is not the name of a unit'),
@@ -224,13 +227,16 @@ def test_wrong_names(arguments: tuple[str, ...], status: int, words: str) -> Non
 
 
 def test_a_drop_in_of_somebody_else() -> None:
-    """A file of that name that it has not written stays, and confine and release refuse."""
+    """A file of that name that it has not written stays, and confine and release refuse, unless it is empty."""
     DROP_IN.parent.mkdir()
     DROP_IN.write_text("[Service]\nNice=5\n")
     before = tree()
     assert "was not written by wgns confine: left as it is" in confine("home", "echo", status=1)
     assert run("wgns", "release", "echo").returncode == 1
     assert tree() == before
+    DROP_IN.write_text("")
+    confine("home", "echo")
+    assert "NetworkNamespacePath=/run/netns/home\n" in DROP_IN.read_text()
 
 
 def test_nixos() -> None:
@@ -263,14 +269,19 @@ def test_a_service_with_a_socket(socket: str, settings: str) -> None:
     (SYSTEM / socket).write_text("[Socket]\nListenStream=80\nService=echo.service\n")
     before = tree()
     for one in ("echo", socket) if socket == "echo.socket" else ("echo",):
-        assert "would stay in another network" in confine("home", one, status=1)
+        said = confine("home", one, "--allow", "/run/a", "--allow", "/run/b", status=1)
+        assert "would stay in another network" in said
+        assert said.endswith(" --allow /run/a --allow /run/b\n"), said
         assert tree() == before
-    confine("home", "echo", socket)
+    confine(*said.partition("hint: wgns confine ")[2].split())
+    assert "BindPaths=/run/b\n" in DROP_IN.read_text()
     assert "[Socket]" in (SYSTEM / f"{socket}.d/wireguard.conf").read_text()
     assert (SYSTEM / f"wg-confined@home.service.wants/{socket}").is_symlink()
     assert not LINK.is_symlink()
     confine("home", "echo")  # the socket is confined already
-    alone = run("wgns", "release", socket)
+    assert "--allow is for services" in confine("home", socket, "--allow", "/run/a", status=2)
+    alone = run("wgns", "release", socket, "--restart")
+    assert alone.returncode == 0 or alone.stderr.endswith(f"hint: wgns release {socket} echo.service --restart\n")
     assert (alone.returncode == 0) == (socket == "else.socket")  # which its files do not tell
 
 

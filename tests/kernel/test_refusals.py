@@ -266,11 +266,24 @@ def test_a_path_in_place_of_a_name(unchanged: None) -> None:
 
 
 def test_a_mistyped_name(unchanged: None) -> None:
-    """The hint lists the names that exist."""
-    shell("ip netns add mullvad")
+    """The hint has the nearest name that exists."""
+    shell("ip netns add mullvad; ip netns add other")
     for command in (["wgns", "exec", "mulvad", "true"], ["wgns", "status", "mulvad"]):
-        assert "hint: did you mean mullvad?" in run(*command).stderr
-    shell("ip netns del mullvad")
+        assert "hint: did you mean mullvad? netns-up mulvad makes one" in run(*command).stderr
+    shell("ip netns del mullvad; ip netns del other")
+
+
+def test_a_command_without_its_tunnel(unchanged: None) -> None:
+    """`wgns exec` names the unit to be started, and what it cannot show the command."""
+    shell("ip netns add wg; ip netns add my+vpn; mkdir -p /run/wgns/my+vpn")
+    for name, unit in (("wg", "wg@wg.service"), ("my+vpn", r"wg@my\x2bvpn.service")):
+        done = run("wgns", "exec", name, "true")
+        assert (done.returncode, f"there is no /run/wgns/{name}/" in done.stderr) == (69, True), done.stderr
+        assert done.stderr.endswith(f"hint: systemctl start {unit}\n"), done.stderr
+    shell("mkdir /run/wgns/wg; touch /run/wgns/wg/resolv.conf /run/wgns/wg/nsswitch.conf")
+    done = run("wgns", "exec", "wg", "--allow", "/run/typo", "true")
+    assert (done.returncode, "there is no /run/typo\n" in done.stderr) == (69, True), done.stderr
+    shell("ip netns del wg; ip netns del my+vpn; rm -r /run/wgns/wg /run/wgns/my+vpn")
 
 
 def test_no_word_after_a_failure(unchanged: None) -> None:

@@ -241,7 +241,7 @@ def test_no_tunnel(unchanged: None) -> None:
     assert ask() == (69, "", nothing)
     assert asked() == (69, [])
     assert ask("file")[0] == 69
-    hint = "did you mean file, wg? netns-up nobody makes one, its unit is wg@nobody"
+    hint = "netns-up nobody makes one, its unit is wg@nobody"
     assert ask("nobody")[::2] == (69, f'wgns: there is no network namespace "nobody"\nwgns: hint: {hint}\n')
     code, printed, said = ask("wg")
     assert (code, said) == (69, 'wgns: "wg": there is no such WireGuard link\nwgns: hint: wg-up wg\n')
@@ -373,7 +373,7 @@ PEERS = {state: {"public_key": "x" * 44, "state": state, "handshake": 200} for s
 )
 def test_faults_and_hints(changes: dict[str, Any], result: str, fault: str | None, hint: str | None) -> None:
     """Each fault has the command that mends it, or tells more."""
-    faults, hints = status._faults(tunnel_of(**changes), result or "success")  # noqa: SLF001
+    faults, hints = status._faults(tunnel_of(**changes), result or "success", [])  # noqa: SLF001
     assert (faults, hints) == ([fault] if fault else [], [hint] if hint else [])
 
 
@@ -445,10 +445,27 @@ def test_a_file_that_is_renamed_into_place(
     monkeypatch.setattr(status, "_unit", lambda _: "a.service")
     assert refresh.mend("wg", [confined.pid]) == []
     shell(f"cp /etc/{file} /etc/{file}.new; mv /etc/{file}.new /etc/{file}")
+    shell(f"mv /etc/{file} /etc/{file}.new")
+    assert len(refresh.mend("wg", [confined.pid])) == 1
+    shell(f"mv /etc/{file}.new /etc/{file}")
     (failure,) = refresh.mend("wg", [confined.pid])
     assert str(failure).startswith(f'"wg": a.service no longer sees the tunnel\'s {file}: ')
     assert (failure.code, failure.hint) == (75, "systemctl restart a.service")
     monkeypatch.setattr(status, "_unit", lambda _: "a.scope")
+    assert refresh.mend("wg", [confined.pid]) == []
+
+
+def test_a_process_that_ends_meanwhile(confined: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two looks at it: it has lost nothing."""
+    samefile = os.path.samefile
+
+    def late(*paths: str) -> bool:
+        confined.kill()
+        confined.wait()
+        return samefile(*paths)
+
+    monkeypatch.setattr(os.path, "samefile", late)
+    monkeypatch.setattr(status, "_unit", lambda _: "a.service")
     assert refresh.mend("wg", [confined.pid]) == []
 
 

@@ -165,6 +165,10 @@ def test_a_failure_is_no_skipped_start(since: str) -> None:
     wait_for(lambda: state("reach.service") == "active")
     for damage, words in (
         ("ip -n demo link add later type dummy", "NO  links: besides lo and demo there is later"),
+        (
+            "ip -n demo link delete later; ip -n demo link delete demo",
+            "NO  links: demo is gone: there is nothing but lo",
+        ),
         ("umount /run/netns/demo", "status=225/NETWORK"),
     ):
         shell(damage)

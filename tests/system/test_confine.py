@@ -432,6 +432,10 @@ def test_twice_is_as_once(echo: str) -> None:
     done = wgns("release", echo)
     assert f"{echo} stays where it is until then" in done.stderr
     assert (done.returncode, show(echo)["MainPID"], files()) == (0, process, [])
+    assert (
+        f"{echo} stays where it is until then\nwgns: hint: systemctl restart {echo}\n" in wgns("release", echo).stderr
+    )
+    assert (wgns("release", "--restart", echo).returncode, confined()) == (0, "host")
     assert wgns("confine", "demo", echo).returncode == 0
     assert wgns("release", "--restart", echo).returncode == 0
     assert (confined(), files()) == ("host", [])
@@ -454,8 +458,22 @@ def test_units_that_are_refused(echo: str) -> None:
             assert (done.returncode, files(), confined()) == (status, [], "host")
             assert words in done.stderr
             assert f"hint: {way}" in done.stderr
+        done = wgns("confine", "demo", echo, "--allow", "/run/typo")
+        assert (done.returncode, files(), confined()) == (69, [], "host")
+        assert '--allow "/run/typo": there is no such file or folder' in done.stderr
     finally:
         Path("/etc/systemd/user/echo-user.service").unlink()
+
+
+def test_a_release_of_what_is_not_confined_by_us(echo: str) -> None:
+    """A unit that joins the namespace by settings of its own goes on, for a restart would leave it where it is."""
+    systemctl("start", "wg@demo.service")
+    unit(echo, f"{SLEEP}\nNetworkNamespacePath=/run/netns/demo")
+    systemctl("restart", echo)
+    process = show(echo)["MainPID"]
+    done = wgns("release", "--restart", echo)
+    assert (done.returncode, confined(), show(echo)["MainPID"]) == (0, "demo", process)
+    assert f"{echo} is not confined" in done.stderr
 
 
 @pytest.mark.parametrize("setting", ["KillMode=process", "PAMName=other"])  # systemd refuses both at once

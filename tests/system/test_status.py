@@ -12,7 +12,18 @@ import pytest
 
 from tests.support import shell
 from tests.system.capture import ENDPOINT
-from tests.system.guest import configure, confine, drop_in, journal, private_key, show, state, systemctl, wait_for
+from tests.system.guest import (
+    UNITS,
+    configure,
+    confine,
+    drop_in,
+    journal,
+    private_key,
+    show,
+    state,
+    systemctl,
+    wait_for,
+)
 
 pytestmark = pytest.mark.usefixtures("since")
 
@@ -75,6 +86,24 @@ def test_who_is_inside_and_not_confined() -> None:
     assert (code, found["faults"]) == (0, [])
     assert found["confined"]["joined.service"].startswith("host: /proc/1/net shows the host's networks")
     assert "joined.service (not confined)" in listed()[1]
+
+
+def test_a_unit_that_starts_in_the_open() -> None:
+    """Where somebody took the settings of a drop-in away, the link by which the unit starts is a fault."""
+    configure()
+    confine("reach.service", "demo")
+    systemctl("start", "wg@demo.service")
+    wait_for(lambda: state("reach.service") == "active")
+    (UNITS / "reach.service.d/wireguard.conf").write_text("")
+    systemctl("daemon-reload")
+    assert status()[1]["faults"] == []  # it has no other network yet
+    systemctl("restart", "reach.service")
+    code, found = status()
+    assert (code, found["faults"]) == (1, ["reach.service starts with the tunnel and is not confined to it"])
+    shell(*found["hints"])
+    wait_for(lambda: state("reach.service") == "active")
+    code, found = status()
+    assert (code, found["faults"], found["confined"]) == (0, [], {"reach.service": "confined"})
 
 
 def test_no_tunnel() -> None:
