@@ -91,7 +91,7 @@ def test_the_package_stays_small() -> None:
     """People read it in one sitting."""
     lines = {path.name: path.read_text().count("\n") for path in MODULES}
     programs = {path.resolve() for path in (ROOT / "bin").iterdir()}
-    assert sum(map(code_lines, [*MODULES, *programs])) < 2850
+    assert sum(map(code_lines, [*MODULES, *programs])) < 3400
     assert max(lines.values()) <= 400
 
 
