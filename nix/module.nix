@@ -221,7 +221,14 @@ let
 
   # The addresses where a published port is reached, by the port, and the names of the units for it
   ports = tunnel: builtins.groupBy (listen: toString tunnel.publish.${listen}) (attrNames tunnel.publish);
-  publisher = name: port: kind: "wgns-publish-${name}-${port}.${kind}";
+  # With other addresses, they are other units: a rebuild leaves a changed socket alone.
+  publisher =
+    name: tunnel: port: kind:
+    let
+      digest = builtins.hashString "sha256" (toString (ports tunnel).${port});
+    in
+    "wgns-publish-${name}-${port}-${builtins.substring 0 8 digest}.${kind}";
+  publishers = name: tunnel: map (port: publisher name tunnel port "socket") (attrNames (ports tunnel));
   publishing =
     name: tunnel:
     each (
@@ -229,7 +236,7 @@ let
       let
         file =
           kind:
-          systemdFile name (publisher name port kind) (../wgns_helpers + "/publish.${kind}") {
+          systemdFile name (publisher name tunnel port kind) (../wgns_helpers + "/publish.${kind}") {
             "HOST:PORT" = "127.0.0.1:${port}";
             TARGET = "127.0.0.1:${port}";
             "ListenStream=LISTEN" = concatMapStringsSep "\n" (address: "ListenStream=${address}") listen;
@@ -270,7 +277,7 @@ let
     name: tunnel:
     nameValuePair "wg-confined@${name}" {
       overrideStrategy = "asDropin";
-      wants = startedWith name ++ map (port: publisher name port "socket") (attrNames (ports tunnel));
+      wants = startedWith name ++ publishers name tunnel;
     };
 
   # With the tunnel starts each of its services that something else wants or requires, also after a first start of the
@@ -514,6 +521,8 @@ in
         "nft_ct"
       ];
       systemd.packages = [ cfg.package ] ++ each untraced tunnels ++ each publishing tunnels;
+      # A rebuild starts a new one by this target, whose wants it goes through.
+      systemd.targets.multi-user.wants = each publishers tunnels;
       systemd.services = lib.mapAttrs' tunnelUnit tunnels // lib.mapAttrs' confinedUnit tunnels // {
         # Started again it would be another namespace, and all that is in this one would be stopped.
         "netns@" = {

@@ -173,6 +173,8 @@ let
         else
           "nothing"
       ) services;
+      # What a rebuild starts, since this target has it
+      started = filter (name: match "wgns-.*" name != null) config.systemd.targets.multi-user.wants;
       etc = mapAttrs (_: file: if file.text == null then { link = file.source; } else file.text) (
         keep (name: match "wireguard/.*" name != null) config.environment.etc
       );
@@ -370,13 +372,13 @@ let
         services = {
           "netns@" = "";
           wg = tunnel;
-          "wg-confined@wg" = wanting "wgns-publish-wg-9092.socket";
+          "wg-confined@wg" = wanting "wgns-publish-wg-9092-98dadfb3.socket";
         };
         files = {
-          "wgns-publish-wg-9092.service" =
+          "wgns-publish-wg-9092-98dadfb3.service" =
             replaceStrings [ "HOST:PORT" "TARGET" ] [ "127.0.0.1:9092" "127.0.0.1:9092" ]
               (made "wg" "wg" ../../wgns_helpers/publish.service);
-          "wgns-publish-wg-9092.socket" = plain ''
+          "wgns-publish-wg-9092-98dadfb3.socket" = plain ''
             [Unit]
             Description=127.0.0.1:9092 in the network namespace wg
             Documentation=man:systemd-socket-proxyd(8) man:wgns-helpers(8)
@@ -399,6 +401,7 @@ let
           "wg-confined@wg" = "restart";
           wg.reload = [ "/root/provider.conf" ];
         };
+        started = [ "wgns-publish-wg-9092-98dadfb3.socket" ];
         etc."wireguard/wg.conf".link = "/root/provider.conf";
       };
     };

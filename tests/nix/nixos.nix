@@ -75,6 +75,7 @@ in
       type = types.raw;
       default = "/systemd";
     };
+    systemd.targets = units { };
     systemd.sockets = units { socketConfig = settings; };
   };
 }
