@@ -330,7 +330,8 @@ def test_the_filter() -> None:
     port = "payload NFT_PAYLOAD_TRANSPORT_HEADER 2 2"
     expected = [
         f"input meta NFT_META_IIF cmp NFT_CMP_EQ 01000000 {accept}",
-        f"input ct NFT_CT_STATE bitwise 4 06000000 00000000 cmp NFT_CMP_NEQ 00000000 {accept}",
+        f"input ct NFT_CT_STATE bitwise 4 04000000 00000000 cmp NFT_CMP_NEQ 00000000 {accept}",
+        f"input ct NFT_CT_DIRECTION cmp NFT_CMP_EQ 01 {accept}",
         f"input meta NFT_META_L4PROTO cmp NFT_CMP_EQ 06 {port} cmp NFT_CMP_EQ 0050 {accept}",
         f"input meta NFT_META_L4PROTO cmp NFT_CMP_EQ 11 {port} cmp NFT_CMP_GTE 1ae1 cmp NFT_CMP_LTE 1ae9 {accept}",
         "input immediate NFT_REG_VERDICT NFT_JUMP forwarded",
@@ -349,5 +350,5 @@ def test_the_filter() -> None:
         length, kind, flags, sequence, _ = struct.unpack_from("=IHHII", data)
         messages.append((kind, bool(flags & netlink.ACK), sequence))
         data = data[length:]
-    kinds = [16, *(10 << 8 | kind for kind in (0, 2, 0, 3, 3, 6, 6, 6, 6, 6)), 17]
+    kinds = [16, *(10 << 8 | kind for kind in (0, 2, 0, 3, 3, 6, 6, 6, 6, 6, 6)), 17]
     assert messages == [(kind, number == len(kinds) - 2, 7) for number, kind in enumerate(kinds)]

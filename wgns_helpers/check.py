@@ -76,12 +76,12 @@ def points(name: str, process: str = "self") -> list[Point]:
         root = os.open(f"/proc/{process}/root", os.O_RDONLY)
         netns.enter(os.open(f"/proc/{process}/ns/net", os.O_RDONLY))
     links = [line.partition(":")[0].strip() for line in netns.lines("/proc/self/net/dev")[2:]]
-    inside = [_forwarding(links), _inbound(name), _tunnel(name, links)]
+    inside = [_forwarding(links), _inbound(name)]
     if process != "self":  # only now: in its root there may be no /proc
         os.fchdir(root)
         os.chroot(".")
     files = [_file(file, name) for file in dns_files.FILES]
-    return [*outside, *inside, *files, _sockets()]
+    return [*outside, *inside, _tunnel(name, links), *files, _sockets()]
 
 
 def _namespace(name: str, process: str) -> Point:
@@ -193,14 +193,15 @@ def _inbound(name: str) -> Point:
 
     try:
         with netlink.Socket(netlink.NETLINK_NETFILTER) as socket:
-            ports = inbound.read(socket, name)
+            ports, forwarded = inbound.read(socket, name), inbound.forwarded(socket, name)
         wanted = config.load_open_ports(config.path_of(name))
     except Failure as error:
         return "inbound", None, f"the filter of inbound packets: {error}"
     now, then = (", ".join(inbound.words(each)) or "no port" for each in (ports, wanted))
     if ports != wanted:
-        return "inbound", False, f"open to the far side: {now}; by the configuration: {then}"
-    return "inbound", True, f"open to the far side: {now}"
+        mend = f"systemctl reload wg@{name} applies it"
+        return "inbound", False, f"open to the far side: {now}; by the configuration: {then}; {mend}"
+    return "inbound", True, f"open to the far side: {now}{''.join(f', {port} forwarded' for port in forwarded)}"
 
 
 def _file(file: str, name: str) -> Point:

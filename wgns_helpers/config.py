@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _SIZE_LIMIT = 32 << 20  # bytes; 100,000 peers take 15 MB
 _INTERFACE = ("PrivateKey", "PrivateKeyFile", "ListenPort", "FwMark", "OpenPorts")
 _QUICK = ("Address", "MTU", "Table", "DNS")  # wg-quick(8) reads them, and drops blanks only at their ends
+_OPEN_PORTS = 200  # ports and ranges, whose rules fit into one message to the kernel
 _HOOKS = ("PreUp", "PostUp", "PreDown", "PostDown", "SaveConfig")
 _PEER = ("PublicKey", "PresharedKey", "PresharedKeyFile", "AllowedIPs", "Endpoint", "PersistentKeepalive")
 _SECTION_OF = {name.lower(): ("[Interface]", name) for name in _INTERFACE + _QUICK + _HOOKS}
@@ -95,6 +96,8 @@ def _open_ports(interface: Section) -> tuple[Port, ...] | None:
         if len(values) > 1:
             raise interface.error("OpenPorts", values.index("all"), '"all" leaves nothing to add, expected it alone')
         return None
+    if len(values) > _OPEN_PORTS:
+        raise interface.error("OpenPorts", _OPEN_PORTS, f"expected at most {_OPEN_PORTS} ports and ranges")
     return tuple(sorted({port for found in interface.each("OpenPorts", ports) for port in found}))
 
 

@@ -1,7 +1,7 @@
 """`wgns publish` and `wgns reach`: a port in a tunnel's namespace for the host, and one of the host for the namespace.
 
 Either is a door: a socket unit on one side, and systemd-socket-proxyd(8) on the other. No link leads through, and
-nothing is forwarded. The first line of its files says what it is; status reads it there.
+nothing is forwarded. status reads the first line of its files.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import socket
 from contextlib import ExitStack, suppress
 from errno import EADDRINUSE, EADDRNOTAVAIL
 from glob import glob
+from ipaddress import ip_address
 from shlex import quote
 
 from . import confine, netns, signals
@@ -49,7 +50,7 @@ def release(names: list[str]) -> list[str]:
     others = []
     for name in names:
         stem = name.removesuffix(".socket").removesuffix(".service")
-        units = [f"{stem}.{kind}" for kind in _KINDS if _said(f"{SYSTEM}/{stem}.{kind}")]
+        units = [f"{stem}.{kind}" for kind in _KINDS if "/" not in stem and _said(f"{SYSTEM}/{stem}.{kind}")]
         if units:
             _close(stem, units)
         others += [] if units else [name]
@@ -76,9 +77,13 @@ def _place(value: str, *, names: bool = False) -> Endpoint:
     try:
         place = endpoint(value) if ":" in value else endpoint(f"{_LOCAL}:{number(value, 1, 65535)}")
     except ValueError as error:
-        raise UsageError(*error.args) from None
-    if place.family:  # as it is written most
-        return place._replace(host=socket.inet_ntop(place.family, place.address))
+        hint = "expected HOST:PORT" if names else "expected PORT or ADDRESS:PORT"
+        raise UsageError(error.args[0], *error.args[1:] or [hint]) from None
+    if place.family:
+        address = ip_address(place.address)
+        if address.is_multicast or getattr(address, "ipv4_mapped", None) or (names and address.is_unspecified):
+            raise UsageError(f"{shown(value)}: expected the address of one host")
+        return place._replace(host=str(address))
     if names and "%" not in place.host:
         return place
     raise UsageError(f"{shown(value)}: expected {'a name or ' * names}an address without a zone, and a port")
@@ -93,6 +98,9 @@ def _open(verb: str, name: str, listen: Endpoint, target: Endpoint) -> None:
     confine.check_tunnel(name)
     where = "" if listen.host == _LOCAL else f"{listen.host}-"
     stem = f"{verb}-{confine.escaped(name)}-{where}{listen.port}".replace("@", r"\x40")  # or it would be an instance
+    for path in glob(f"{SYSTEM}/publish-*.socket") if verb == "publish" else ():
+        if (words := _said(path))[1:2] != [name] and words[2:3] == [str(listen)]:
+            raise Failure(f"{listen} is taken by {words[1]}", f"wgns release {os.path.basename(path)}")
     files = _files(verb, name, stem, listen, target)
     changes = {path: content for path, content in files.items() if confine.on_disk(path) != content}
     unit, tunnel = Unit(f"{stem}.socket", required=False), confine.tunnel_unit(name)

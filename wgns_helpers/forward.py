@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import time
 from contextlib import closing, suppress
@@ -47,6 +48,7 @@ def forward(name: str, gateway: str, command: str) -> None:
     signals.hold()
     with netlink.Socket(netlink.NETLINK_NETFILTER) as kernel:
         port = _Forwarded(name, gateway, words, kernel)
+        port.open(0)  # a run that was killed may have left one
         _notify("READY=1")
         try:
             while not signals.pause(port.renew()):
@@ -172,13 +174,25 @@ def _address(gateway: str) -> str:
 
 
 def execute(command: list[str], seconds: float = 20) -> int:
-    """Run a command without capabilities; its status, or that of timeout(1) after `seconds`, or that of env(1)."""
+    """Run a command without capabilities; its status, or that of timeout(1) after `seconds`, or that of env(1).
+
+    After `seconds`, it is killed with all that it has started.
+    """
     try:
-        return subprocess.call(command, stdin=subprocess.DEVNULL, timeout=seconds, preexec_fn=_renounce)
-    except subprocess.TimeoutExpired:
-        return 124
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+            preexec_fn=_renounce,  # noqa: PLW1509  (no threads)
+        )
     except OSError:
         return 127
+    try:
+        return child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        return 124
 
 
 def _renounce() -> None:

@@ -1,4 +1,4 @@
-"""The filter of a tunnel's namespace: what the far side begins is dropped, but for open ports (nf_tables).
+"""The filter of a tunnel's namespace: by nf_tables, the far side reaches open ports only.
 
 Each tunnel has a table of its own, so where two share a namespace, a port is open if both open it. Numbers are those of
 linux/netfilter.h, linux/netfilter/nfnetlink.h and linux/netfilter/nf_tables.h.
@@ -9,22 +9,9 @@ from __future__ import annotations
 import errno
 from struct import pack
 
-from . import netns
+from . import netlink, netns
 from .errors import Failure, MissingError
-from .netlink import (
-    ACK,
-    CREATE,
-    DUMP,
-    NETLINK_NETFILTER,
-    REQUEST,
-    KernelRefusedError,
-    Request,
-    Socket,
-    attribute,
-    attributes,
-    each,
-    message,
-)
+from .netlink import KernelRefusedError, Request, Socket, attribute, attributes, each
 from .tunnel import Port
 
 TYPE_CHECKING = False
@@ -35,7 +22,7 @@ if TYPE_CHECKING:
     Message = tuple[int, int, bytes]  # kind, flags, payload
     Rule = list[tuple[bytes, dict[int, bytes]]]  # expressions: name and attributes
 
-CHANGED = (Port(0, 0, 0),)  # of a filter that is not as wg-up made it
+CHANGED = (Port(0, 0, 0),)  # stands for a filter that another program has changed
 
 _BATCH_BEGIN, _BATCH_END, _NFTABLES = 16, 17, 10  # NFNL_SUBSYS_NFTABLES
 _NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _GETCHAIN, _NEWRULE, _GETRULE, _DELRULE = 0, 1, 2, 3, 4, 6, 7, 8
@@ -45,7 +32,8 @@ _REGISTER = pack(">I", 1)  # NFT_REG_1
 _EQUAL, _UNEQUAL, _AT_MOST, _AT_LEAST = 0, 1, 3, 5  # enum nft_cmp_ops
 _IIF, _L4PROTO = 4, 16  # enum nft_meta_keys
 _LO = 1  # the index of lo in each namespace (LOOPBACK_IFINDEX)
-_ESTABLISHED, _RELATED = 2, 4  # enum ip_conntrack_status as NF_CT_STATE_BIT() has it
+_RELATED = 4  # NF_CT_STATE_BIT(IP_CT_RELATED)
+_STATE, _DIRECTION, _REPLY = 0, 1, 1  # enum nft_ct_keys, IP_CT_DIR_REPLY
 # What kernels answer that lack nf_tables, its family inet or one of its parts
 _LACKING = (errno.EINVAL, errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 
@@ -56,16 +44,19 @@ class Batch(Request):
     __slots__ = ("messages",)
 
     def __init__(self, what: str, messages: list[Message]) -> None:
-        super().__init__(what, 0, b"", 0, NETLINK_NETFILTER)
+        super().__init__(what, 0, b"", 0, netlink.NETLINK_NETFILTER)
         self.messages = messages
 
     def pack(self, sequence: int) -> bytes:
         """The messages between the marks of a batch; only the last one asks for an answer, but each can be refused."""
         mark = pack(">BBH", 0, 0, _NFTABLES)
-        parts = [message(kind | _NFTABLES << 8, REQUEST | flags, sequence, body) for kind, flags, body in self.messages]
+        parts = [
+            netlink.message(kind | _NFTABLES << 8, netlink.REQUEST | flags, sequence, body)
+            for kind, flags, body in self.messages
+        ]
         kind, flags, body = self.messages[-1]
-        parts[-1] = message(kind | _NFTABLES << 8, REQUEST | ACK | flags, sequence, body)
-        begin, end = (message(kind, REQUEST, sequence, mark) for kind in (_BATCH_BEGIN, _BATCH_END))
+        parts[-1] = netlink.message(kind | _NFTABLES << 8, netlink.REQUEST | netlink.ACK | flags, sequence, body)
+        begin, end = (netlink.message(kind, netlink.REQUEST, sequence, mark) for kind in (_BATCH_BEGIN, _BATCH_END))
         return b"".join([begin, *parts, end])
 
     def explain(self, failure: Failure) -> Failure:
@@ -94,7 +85,7 @@ def change(name: str, now: Ports, wanted: Ports) -> Iterator[Request]:
     head = [(_DELRULE, 0, _place(name, 2, b"input"))]
     if now is None or now == CHANGED:
         head = [*_remove(name), _table(name, _NEWTABLE)]
-        head += [(_NEWCHAIN, CREATE, _place(name, 3, b"forwarded")), (_NEWCHAIN, CREATE, _base(name))]
+        head += [(_NEWCHAIN, netlink.CREATE, _place(name, 3, b"forwarded")), (_NEWCHAIN, netlink.CREATE, _base(name))]
     rules = [_new_rule(name, b"input", rule) for rule in _rules(() if wanted == CHANGED else wanted)]
     yield Batch(f"open to the far side: {', '.join(words(wanted)) or 'no port'}", head + rules)
 
@@ -121,27 +112,40 @@ def read(socket: Socket, name: str) -> Ports:
     try:
         table = attributes(socket.ask(_get(_GETTABLE, _table(name, 0)[2]), 4, errno.ENOENT), 4)
         chain = attributes(socket.ask(_get(_GETCHAIN, _place(name, 3, b"input")), 4, errno.ENOENT), 4)
-        answers = socket.dump(_get(_GETRULE, _place(name, 2, b"input"), DUMP)) if chain else []
     except KernelRefusedError as error:
         if error.errno in _LACKING:
             return None
         raise
     if not table:
         return None
-    rules = [_expressions(attributes(answer, 4).get(4, b"")) for answer in answers]  # NFTA_RULE_EXPRESSIONS
-    ports = tuple(port for port in map(_port, rules) if port)
-    wanted = _rules(ports)
-    intact = len(rules) == len(wanted) and all(map(_has, rules, wanted))
-    dormant = any(table.get(2, b""))  # NFTA_TABLE_FLAGS
-    return ports if intact and not dormant and attributes(_base(name), 4).items() <= chain.items() else CHANGED
+    intact = not any(table.get(2, b""))  # NFTA_TABLE_FLAGS: a dormant table filters nothing
+    intact &= attributes(_base(name), 4).items() <= chain.items()
+    rules, forwarded = (_read_rules(socket, name, each) for each in (b"input", b"forwarded"))
+    ports = _ports(rules)
+    for present, wanted in ((rules, _rules(ports)), (forwarded, list(map(_open, _ports(forwarded))))):
+        intact &= len(present) == len(wanted) and all(map(_has, present, wanted))
+    return ports if intact else CHANGED
+
+
+def forwarded(socket: Socket, name: str) -> tuple[Port, ...]:
+    """The ports that `forward` has opened. Raises `Failure`."""
+    try:
+        return _ports(_read_rules(socket, name, b"forwarded"))
+    except (KernelRefusedError, MissingError):  # there is no filter
+        return ()
+
+
+def _read_rules(socket: Socket, name: str, chain: bytes) -> list[Rule]:
+    answers = socket.dump(_get(_GETRULE, _place(name, 2, chain), netlink.DUMP))
+    return [_expressions(attributes(answer, 4).get(4, b"")) for answer in answers]  # NFTA_RULE_EXPRESSIONS
 
 
 def _get(kind: int, body: bytes, flags: int = 0) -> Request:
-    return Request("filter of inbound packets", kind | _NFTABLES << 8, body, flags, NETLINK_NETFILTER)
+    return Request("filter of inbound packets", kind | _NFTABLES << 8, body, flags, netlink.NETLINK_NETFILTER)
 
 
 def _table(name: str, kind: int) -> Message:
-    return kind, CREATE, pack(">BBH", _NFPROTO_INET, 0, 0) + attribute(1, b"wgns-%s\0" % name.encode())
+    return kind, netlink.CREATE, pack(">BBH", _NFPROTO_INET, 0, 0) + attribute(1, b"wgns-%s\0" % name.encode())
 
 
 def _remove(name: str) -> list[Message]:
@@ -167,7 +171,7 @@ def _new_rule(name: str, chain: bytes, rule: Rule) -> Message:
         attribute(1, attribute(1, kind + b"\0") + attribute(2, b"".join([attribute(*each) for each in found.items()])))
         for kind, found in rule
     )
-    return _NEWRULE, CREATE | _APPEND, _place(name, 2, chain) + attribute(4, encoded)  # NFTA_RULE_EXPRESSIONS
+    return _NEWRULE, netlink.CREATE | _APPEND, _place(name, 2, chain) + attribute(4, encoded)  # NFTA_RULE_EXPRESSIONS
 
 
 def _expressions(encoded: bytes) -> Rule:
@@ -182,16 +186,20 @@ def _has(rule: Rule, wanted: Rule) -> bool:
 
 
 def _rules(ports: tuple[Port, ...]) -> list[Rule]:
-    """What comes in: by lo, answers to what was sent and errors about it, to open ports, to forwarded ports."""
+    """What comes in: by lo, errors about what was sent and answers to it, to open ports, to forwarded ports.
+
+    Not by the state "established", which a connection of the far side keeps when its port is closed.
+    """
     from_lo = [_meta(_IIF), _compare(_EQUAL, pack("=I", _LO))]
     zero = pack("=I", 0)
-    mask = attribute(1, pack("=I", _ESTABLISHED | _RELATED))
-    # Of ct: register, key (NFT_CT_STATE is 0). Of bitwise: source, register, bytes, mask, what to change after it
-    state = (b"ct", {1: _REGISTER, 2: zero})
+    mask = attribute(1, pack("=I", _RELATED))
+    # Of ct: register, key. Of bitwise: source, register, bytes, mask, what to change after it
+    state, direction = ((b"ct", {1: _REGISTER, 2: pack(">I", key)}) for key in (_STATE, _DIRECTION))
     masked = (b"bitwise", {1: _REGISTER, 2: _REGISTER, 3: pack(">I", 4), 4: mask, 5: attribute(1, zero)})
     return [
         [*from_lo, _verdict(_ACCEPT)],
         [state, masked, _compare(_UNEQUAL, zero), _verdict(_ACCEPT)],
+        [direction, _compare(_EQUAL, bytes([_REPLY])), _verdict(_ACCEPT)],
         *map(_open, ports),
         [_verdict(_JUMP, attribute(2, b"forwarded\0"))],  # NFTA_VERDICT_CHAIN
     ]
@@ -204,6 +212,10 @@ def _open(port: Port) -> Rule:
     bounds = [(_AT_LEAST, port.first), (_AT_MOST, port.last)] if port.last > port.first else [(_EQUAL, port.first)]
     ends = [_compare(how, pack(">H", end)) for how, end in bounds]
     return [_meta(_L4PROTO), _compare(_EQUAL, bytes([port.protocol])), target, *ends, _verdict(_ACCEPT)]
+
+
+def _ports(rules: list[Rule]) -> tuple[Port, ...]:
+    return tuple(port for port in map(_port, rules) if port)
 
 
 def _port(rule: Rule) -> Port | None:

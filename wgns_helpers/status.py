@@ -85,9 +85,10 @@ def look(name: str = "") -> list[dict[str, Any]]:
 
 
 def _linked(name: str) -> list[str]:
-    """The units that start with the tunnel by links of `wgns confine`."""
+    """The units that start with the tunnel by links of `wgns confine`, and not by their own WantedBy=."""
     folder = f"/etc/systemd/system/wg-confined@{name}.service.wants".replace("+", r"\x2b")
-    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    units = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    return [unit for unit in units if "wg-confined@" not in netns.text(f"{folder}/{unit}")]
 
 
 def by_unit(processes: list[int]) -> dict[str, dict[int, str]]:
@@ -168,6 +169,7 @@ def _link(tunnel: dict[str, Any]) -> list[Watched]:
                 link.__exit__()
                 return []
             now, sessions = present.read(link)
+            forwarded = [f"{port} forwarded" for port in inbound.forwarded(link, name)]
             tunnel["differences"] = wg_up.differences(link, name, now, wanted) if wanted else None
     except PermissionRefusedError as error:
         tunnel["present"] = None
@@ -176,7 +178,7 @@ def _link(tunnel: dict[str, Any]) -> list[Watched]:
     key = _key(now.public_key) if now.private_key else ""
     tunnel |= {"up": now.up, "public_key": key, "listen_port": now.listen_port, "mtu": now.mtu}
     tunnel["addresses"] = [str(address) for address in now.addresses]
-    tunnel["open_ports"] = inbound.words(now.open_ports)
+    tunnel["open_ports"] = inbound.words(now.open_ports) + forwarded
     tunnel["peers"] = [peer_at(peer, sessions[peer.public_key], time.time()) for peer in now.peers]
     tunnel["unseen"] += [f"what differs from the configuration: {why}"] * bool(why)
     return [(tunnel, link, sessions)]

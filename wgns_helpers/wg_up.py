@@ -53,6 +53,8 @@ def _up(name: str, namespace: str, descriptor: int, tunnel: Tunnel, patience: fl
             link.index = wg_down.existing(link, name, namespace)
             _warn_of_others(link, namespace)
             former = present.read(link)[0] if link.index else None
+            if not former and tunnel.open_ports is None:
+                inbound.remove(link, name)  # a wg-down that was killed has left it
             try:
                 if not former:
                     _create(outside, link, namespace, descriptor)

@@ -6,20 +6,8 @@ import errno
 from struct import Struct, pack
 from sys import byteorder
 
-from . import netns
-from .netlink import (
-    DUMP,
-    NESTED,
-    NETLINK_GENERIC,
-    NETLINK_NETFILTER,
-    NETLINK_ROUTE,
-    Request,
-    Socket,
-    attribute,
-    attributes,
-    each,
-    socket,
-)
+from . import netlink, netns
+from .netlink import DUMP, NESTED, NETLINK_GENERIC, NETLINK_ROUTE, Request, Socket, attribute, attributes, each, socket
 from .tunnel import NOWHERE, Endpoint, NamedTuple, Network, Peer, Session, Tunnel
 
 TYPE_CHECKING = False
@@ -52,7 +40,7 @@ class Link(Socket):
     """
 
     def __init__(self, name: str, index: int = 0) -> None:
-        super().__init__(NETLINK_ROUTE, NETLINK_GENERIC, NETLINK_NETFILTER)
+        super().__init__(NETLINK_ROUTE, NETLINK_GENERIC, netlink.NETLINK_NETFILTER)
         self.name, self.index, self._family = name, index, 0
 
     def device(self) -> Device:

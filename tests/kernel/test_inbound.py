@@ -244,6 +244,7 @@ CHANGES = {
     "a rule that accepts all": [(6, 0x400, head("input") + netlink.attribute(4, RULE))],
     "the policy": [(3, 0x400, head("input", 3) + netlink.attribute(5, (1).to_bytes(4, "big")))],
     "dormant": [(0, 0x400, head() + netlink.attribute(2, (1).to_bytes(4, "big")))],
+    "a forwarded port that accepts all": [(6, 0x400, head("forwarded") + netlink.attribute(4, RULE))],
     "no chain": [(8, 0, head("input")), (5, 0, head("input", 3))],
 }
 
@@ -260,6 +261,35 @@ def test_what_somebody_changes_is_noticed_and_mended(change: str, filtered: Filt
     filtered(wanted)
     assert not reached(socket.AF_INET, TCP, 7001)
     assert reached(socket.AF_INET, TCP, 7002)
+
+
+@FAMILIES
+def test_a_port_that_closes_is_closed_to_those_who_use_it(family: int, filtered: Filter) -> None:
+    """What the far side has begun by TCP and UDP ends with its port, though the service has answered."""
+    filtered(opened("7001"))
+    own = ADDRESSES[family][1]
+    with made("wg", family, TCP, 7001) as listener, made("wg", family, UDP, 7001) as udp:
+        listener.listen()
+        with made("far", family, TCP) as client, made("far", family, UDP) as sender:
+            client.connect((own, 7001))
+            server, _ = listener.accept()
+            server.settimeout(0.3)
+            sender.sendto(b"x", (own, 7001))
+            _, where = udp.recvfrom(10)
+            udp.sendto(b"y", where)
+            assert sender.recv(10) == b"y"
+            for wanted in ("7002", "7001"):  # and open again
+                filtered(opened(wanted))
+                client.send(b"x")
+                sender.sendto(b"x", (own, 7001))
+                for each in (server, udp):
+                    if wanted == "7001":
+                        each.settimeout(5)  # TCP sends it again
+                        assert each.recv(1) == b"x"
+                    else:
+                        with pytest.raises(TimeoutError):
+                            each.recv(1)
+            server.close()
 
 
 def test_rules_of_others_stay(filtered: Filter) -> None:
@@ -280,6 +310,7 @@ def test_a_forwarded_port(filtered: Filter) -> None:
         filtered(opened("7002/tcp"))
         found = [reached(socket.AF_INET, kind, port) for kind in (TCP, UDP) for port in (7001, 7002, 7005)]
         assert found == [False, True, True, False, False, True]
+        assert inbound.forwarded(sockets, "wg") == opened("7005")
         sockets.run([inbound.forward("wg", opened("7006/udp"))])
         assert [reached(socket.AF_INET, UDP, port) for port in (7005, 7006)] == [False, True]
         sockets.run([inbound.forward("wg", ())])
@@ -429,6 +460,11 @@ def test_a_kernel_without_nf_tables(provider: str) -> None:
     assert "hint: modprobe -a nf_tables nft_ct; OpenPorts = all leaves the filter out" in done.stderr
     assert snapshot() == before
     write(provider.replace("[Peer]", "OpenPorts = all\n[Peer]"))
+    for request in inbound.change("wg", None, ()):  # a wg-down that was killed leaves the filter
+        send(request.messages)  # type: ignore[attr-defined]
+    run("wg-up").check_returncode()
+    assert reached_through_the_tunnel() == {kind: set(range(7001, 7005)) for kind in (TCP, UDP)}
+    run("wg-down").check_returncode()
     for program in ("wg-up", "wg-up", "wg-down"):
         done = run(program, before=without)
         assert done.returncode == 0, done.stderr

@@ -48,6 +48,7 @@ def configure(name: str = "demo", number: int = 1, other: Mapping[str, str] | No
         "DNS": "10.64.0.1",
         "ListenPort": "",
         "MTU": "",
+        "OpenPorts": "",
         "PublicKey": public_key(0),
         "AllowedIPs": "0.0.0.0/0, ::/0",
         "Endpoint": "203.0.113.1:51820",
@@ -57,7 +58,7 @@ def configure(name: str = "demo", number: int = 1, other: Mapping[str, str] | No
     path = CONFIGURATIONS / f"{name}.conf"
     path.parent.mkdir(mode=0o700, exist_ok=True)
     path.touch(mode=0o600)
-    path.write_text("\n".join(["[Interface]", *lines[:5], "[Peer]", *lines[5:], ""]))
+    path.write_text("\n".join(["[Interface]", *lines[:6], "[Peer]", *lines[6:], ""]))
     return path
 
 

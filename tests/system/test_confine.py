@@ -342,7 +342,7 @@ def table() -> Table:
     Path("/run/secrets/autobrr").write_text("secret")
     shell("useradd --create-home seeder")
     for name, number in TUNNELS.items():
-        configure(name, number)
+        configure(name, number, {"OpenPorts": "8000/tcp"})
     write_units()
     running = [unit for unit in (*DEBIAN, *SHAPES) if unit not in IDLE]
     table, began = Table(), time.monotonic()

@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.system.guest import systemctl, wait_for
 from tests.system.leak import MEMBER
 
 QBITTORRENT = "qbittorrent-nox@seeder"  # as a user of this name
-PAGES = {  # on all addresses; tinyproxy refuses the far end's requests, by a page of its own
+PAGES = {  # on all addresses
     "aria2": (6800, "/jsonrpc?method=aria2.getVersion&id=1", '"jsonrpc":"2.0"'),
     "deluge-web": (8112, "/", "Deluge WebUI"),
     "nginx": (80, "/", "Welcome to nginx"),
@@ -24,6 +25,7 @@ PAGES = {  # on all addresses; tinyproxy refuses the far end's requests, by a pa
     "tinyproxy": (8888, "/", "Server: tinyproxy"),
     "transmission-daemon": (9091, "/transmission/web/", "Transmission Web"),
 }
+CLOSED = "tinyproxy"  # the one whose port OpenPorts= does not name
 PROXIES = {"privoxy": 8118, "tinyproxy": 8888}
 RPC = 58846  # deluged's port, on 127.0.0.1 only
 DAEMONS = sorted({*PAGES, *PROXIES, "deluged", "unbound"})
@@ -68,7 +70,8 @@ def daemons() -> Iterator[None]:
     TRANSMISSION.write_text(json.dumps(json.loads(settings) | open_to_all))
     UNBOUND.write_text(FORWARD)
     shell("useradd --create-home seeder")
-    guest.configure()
+    ports = ", ".join(str(port) for port in (*(page[0] for name, page in PAGES.items() if name != CLOSED), 53))
+    guest.configure(other={"OpenPorts": ports})
     systemctl("start", "dns@far")
     guest.confine(DAEMONS[0], "demo", *DAEMONS[1:])
     try:
@@ -99,11 +102,14 @@ def wait_for_port(port: int) -> None:
 
 @pytest.mark.parametrize("daemon", PAGES)
 def test_a_page_is_served_by_the_tunnel_only(daemons: None, daemon: str) -> None:
-    """The daemon serves its page to the namespace and to the tunnel's far end; the host has no such port."""
+    """The namespace gets the daemon's page, and the far end if the port is open; the host has no such port."""
     port, path, text = PAGES[daemon]
     wait_for_port(port)
     assert text in asked("demo", FETCH, "127.0.0.1", str(port), path)
-    assert text in asked("far", FETCH, "10.64.1.1", str(port), path)
+    far = asked(
+        "far", f"try:\n{indent(FETCH, ' ')}\nexcept TimeoutError:\n print('closed')", "10.64.1.1", str(port), path
+    )
+    assert ("closed\n" if daemon == CLOSED else text) in far
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), 20)
 

@@ -385,7 +385,7 @@ def test_the_key_is_nobody_elses() -> None:
 
 def test_a_socket_of_a_confined_service() -> None:
     """A socket unit that joins listens inside the namespace, not in the host, and starts its confined service."""
-    configure()
+    configure(other={"OpenPorts": "7777/tcp"})
     (guest.UNITS / "echo.socket").write_text(
         "[Socket]\nListenStream=7777\nAccept=yes\n[Install]\nWantedBy=sockets.target\n"
     )
