@@ -463,6 +463,7 @@ def test_a_kernel_without_nf_tables(provider: str) -> None:
     for request in inbound.change("wg", None, ()):  # a wg-down that was killed leaves the filter
         send(request.messages)  # type: ignore[attr-defined]
     run("wg-up").check_returncode()
+    assert ping("wg", "10.64.0.1")
     assert reached_through_the_tunnel() == {kind: set(range(7001, 7005)) for kind in (TCP, UDP)}
     run("wg-down").check_returncode()
     for program in ("wg-up", "wg-up", "wg-down"):
