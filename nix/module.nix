@@ -388,6 +388,36 @@ let
         Leave that out; where another module sets PrivateNetwork, use lib.mkForce false'' (clashing == [ ]))
     ];
 
+  # The values that several tunnels have, of what only one can have
+  twice =
+    values:
+    let
+      all = each values tunnels;
+    in
+    lib.unique (builtins.filter (value: builtins.length (builtins.filter (other: other == value) all) > 1) all);
+  allTunnelsAssertions = [
+    (unless ''
+      my.wireguard: several tunnels have the listenPort ${toString (twice listenPorts)}.
+      Leave it out, or give each its own'' (twice listenPorts == [ ]))
+    (unless ''
+      my.wireguard: several tunnels publish ${toString (twice published)}.
+      Give each its own address or port'' (twice published == [ ]))
+    (unless ''
+      my.wireguard: publish has what is no address with a port: ${toString (builtins.filter isNoPlace (each published tunnels))}.
+      Legal: PORT, ADDRESS:PORT or [IPV6]:PORT'' (!builtins.any isNoPlace (each published tunnels)))
+  ];
+  listenPorts = _: tunnel: optional (tunnel.listenPort != null) (toString tunnel.listenPort);
+  published = _: tunnel: attrNames tunnel.publish;
+  isNoPlace = listen: match "([0-9.]+:|\\[[0-9A-Fa-f:.]+]:)?[0-9]+" listen == null;
+
+  # Whose services find no names
+  nameless = builtins.filter (
+    name:
+    tunnels.${name}.configFile == null
+    && tunnels.${name}.dns == [ ]
+    && builtins.any (service: service.wireguardTunnel == name) (attrValues config.systemd.services)
+  ) (attrNames tunnels);
+
   serviceAssertions =
     name: service:
     let
@@ -462,8 +492,8 @@ in
     enable = lib.mkEnableOption "the WireGuard tunnel `wg`: `wg.service`, in the network namespace `wg`";
     package = mkOption {
       type = types.package;
-      default = pkgs.callPackage ./package.nix { };
-      defaultText = lib.literalExpression "pkgs.callPackage ./package.nix { }";
+      default = pkgs.wgns-helpers or (pkgs.callPackage ./package.nix { });
+      defaultText = lib.literalExpression "pkgs.wgns-helpers or (pkgs.callPackage ./package.nix { })";
       description = "The package with netns-up, netns-down, wg-up and wg-down.";
     };
     tunnels = mkOption {
@@ -543,9 +573,14 @@ in
       assertions =
         map nameAssertion (attrNames cfg.tunnels)
         ++ each tunnelAssertions tunnels
+        ++ allTunnelsAssertions
         ++ each serviceAssertions config.systemd.services
         ++ each socketAssertions config.systemd.sockets;
-      warnings = optional (!cfg.enable && whatIsSet cfg != [ ]) ''
+      warnings =
+        map (name: ''
+          my.wireguard: the services of the tunnel ${name} look up no names, since it has no dns.
+          Set dns to the provider's name servers'') nameless
+        ++ optional (!cfg.enable && whatIsSet cfg != [ ]) ''
         my.wireguard has settings (${toString (whatIsSet cfg)}), but there is no tunnel wg.
         Set my.wireguard.enable = true, or leave them out'';
     }

@@ -224,11 +224,13 @@ let
     peer = key;
     endpoint = "192.0.2.1:51820";
     privateKey = "/root/wg.key";
+    dns = [ "10.64.0.1" ];
   };
   minimalText = ''
     [Interface]
     PrivateKeyFile = /root/wg.key
     Address = 10.64.0.2/32
+    DNS = 10.64.0.1
 
     [Peer]
     PublicKey = ${key}
@@ -415,7 +417,7 @@ let
         failed = [ ];
         warnings = [
           ''
-            my.wireguard has settings (address.IPv4 endpoint peer privateKey), but there is no tunnel wg.
+            my.wireguard has settings (address.IPv4 dns endpoint peer privateKey), but there is no tunnel wg.
             Set my.wireguard.enable = true, or leave them out''
         ];
       };
@@ -684,12 +686,50 @@ let
         (badName "sixteen-is-a-lot")
         "my.wireguard.tunnels.wg: the tunnel wg is my.wireguard itself; set it there"
         ''
-          my.wireguard.tunnels."file": configFile is in place of all other settings, but set are: address.IPv4 allowedIPs endpoint mtu peer privateKey.
+          my.wireguard.tunnels."file": configFile is in place of all other settings, but set are: address.IPv4 allowedIPs dns endpoint mtu peer privateKey.
           Write them in /root/file.conf, or leave configFile out''
         "my.wireguard: privateKey is missing; set it, or configFile in place of all"
         "my.wireguard: peer is missing; set it, or configFile in place of all"
         "my.wireguard: endpoint is missing; set it, or configFile in place of all"
         "my.wireguard: there is no address; set address.IPv4, address.IPv6 or both"
+      ];
+    };
+
+    # What only one of two tunnels can have, and services without a name server
+    clashing-tunnels = {
+      module = {
+        my.wireguard.tunnels = {
+          home = minimal // {
+            dns = [ ];
+            listenPort = 51820;
+            publish."127.0.0.1:9091" = 9091;
+            publish."0.0.0.0:80\nBindToDevice=lo" = 80;
+          };
+          work = minimal // {
+            listenPort = 51820;
+            publish."127.0.0.1:9091" = 9092;
+            publish."[::1]:9091" = 9091;
+            publish."9093" = 9093;
+          };
+        };
+        systemd.services.web.wireguardTunnel = "home";
+      };
+      expected.failed = [
+        ''
+          my.wireguard: several tunnels have the listenPort 51820.
+          Leave it out, or give each its own''
+        ''
+          my.wireguard: several tunnels publish 127.0.0.1:9091.
+          Give each its own address or port''
+        ''
+          my.wireguard: publish has what is no address with a port: 0.0.0.0:80
+          BindToDevice=lo.
+          Legal: PORT, ADDRESS:PORT or [IPV6]:PORT''
+      ];
+      expected.warnings = [
+        ''
+          my.wireguard: the services of the tunnel home look up no names, since it has no dns.
+          Set dns to the provider's name servers''
       ];
     };
 

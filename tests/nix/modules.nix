@@ -25,6 +25,7 @@ let
     hasPrefix = prefix: text: substring 0 (stringLength prefix) text == prefix;
     removePrefix = prefix: text: if lib.hasPrefix prefix text then substring (stringLength prefix) (-1) text else text;
     splitString = separator: text: filter isString (split separator text);
+    inherit unique;
     toList = value: if isList value then value else [ value ];
     removeSuffix =
       suffix: text:
