@@ -482,8 +482,13 @@ let
   # The service that a socket starts, without its suffix, and the tunnel of a service
   startedBy =
     name: settings:
+    let
+      lists = service: elem "${name}.socket" (words config.systemd.services.${service}.serviceConfig "Sockets");
+      listing = builtins.filter lists (attrNames config.systemd.services);
+    in
     lib.removeSuffix ".service" (
-      settings.Service or (if isOn settings.Accept or false then "${name}@" else name)
+      settings.Service
+        or (if isOn settings.Accept or false then "${name}@" else builtins.head (listing ++ [ name ]))
     );
   tunnelOf = service: (config.systemd.services.${service} or { wireguardTunnel = null; }).wireguardTunnel;
 in

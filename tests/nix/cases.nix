@@ -550,6 +550,8 @@ let
         systemd.services = {
           web.wireguardTunnel = "wg";
           "each@".wireguardTunnel = "wg";
+          kubo.wireguardTunnel = "wg";
+          kubo.serviceConfig.Sockets = [ "kubo-api.socket" ];
           free = { };
         };
         systemd.sockets = {
@@ -559,6 +561,7 @@ let
           };
           each.socketConfig.Accept = true;
           web-admin.socketConfig.Service = "web.service";
+          kubo-api = { };
           free = {
             description = "not confined";
             wantedBy = [ "sockets.target" ];
@@ -570,9 +573,13 @@ let
         services = {
           "netns@" = "";
           wg = tunnel;
-          "wg-confined@wg" = wanting "each.socket web.socket web-admin.socket";
+          "wg-confined@wg" = wanting "each.socket kubo-api.socket web.socket web-admin.socket";
           web = "";
           "each@" = "";
+          kubo = plain ''
+            [Service]
+            Sockets=kubo-api.socket
+          '';
           free = "";
         };
         sockets = {
@@ -590,6 +597,7 @@ let
             [Socket]
             Service=web.service
           '';
+          kubo-api = "";
           free = plain ''
             [Unit]
             Description=not confined
@@ -602,6 +610,8 @@ let
         files = {
           "web.service.d/wireguard.conf" = made "wg" "wg" confinedService;
           "each@.service.d/wireguard.conf" = made "wg" "wg" confinedService;
+          "kubo.service.d/wireguard.conf" = made "wg" "wg" confinedService;
+          "kubo-api.socket.d/wireguard.conf" = made "wg" "wg" confinedSocket;
           "web.socket.d/wireguard.conf" = made "wg" "wg" confinedSocket;
           "each.socket.d/wireguard.conf" = made "wg" "wg" confinedSocket;
           "web-admin.socket.d/wireguard.conf" = plain ''
