@@ -111,6 +111,21 @@ let
         passes on what comes: there is no link between the host and the namespace.
       '';
     };
+    reach = mkOption {
+      type = types.attrsOf (matching "HOST:PORT or [IPV6]:PORT" "(\\[[0-9A-Fa-f:.]+]|[0-9A-Za-z._-]+):[0-9]+");
+      default = { };
+      example = {
+        "8989" = "127.0.0.1:8989";
+      };
+      description = ''
+        Ports of 127.0.0.1 that confined services reach, and where the host connects them to. Each is a hole to that one
+        place, for everything in the tunnel's namespace.
+      '';
+    };
+    forwardPort.enable = lib.mkEnableOption "the port that the provider forwards by NAT-PMP (`wgns forward`)";
+    forwardPort.command = setting (matching "command in one line, without single quotes" "[^'[:cntrl:]]+") "/run/current-system/sw/bin/program --port" ''
+      Command that gets a forwarded port as its last argument when it changes, without a shell.
+    '';
     persistentKeepalive = setting (types.ints.between 0 65535) 25 "Seconds between keepalives; by default, none.";
   };
 
@@ -228,6 +243,52 @@ let
       digest = builtins.hashString "sha256" (toString (ports tunnel).${port});
     in
     "wgns-publish-${name}-${port}-${builtins.substring 0 8 digest}.${kind}";
+  reacher =
+    name: tunnel: port: kind:
+    "wgns-reach-${name}-${port}-${builtins.substring 0 8 (builtins.hashString "sha256" tunnel.reach.${port})}.${kind}";
+  reaching =
+    name: tunnel:
+    each (
+      port: target:
+      let
+        parts = match "\\[?([^]]+)]?:([0-9]+)" target;
+        host = builtins.head parts;
+        isName = match "[0-9.]+|.*:.*" host == null;
+        file =
+          kind:
+          systemdFile name (reacher name tunnel port kind) (../wgns_helpers + "/reach.${kind}") {
+            "systemd-socket-proxyd HOST:PORT" = "systemd-socket-proxyd ${concatMapStringsSep ":" (part: part) parts}";
+            TARGET = target;
+            LISTEN = "127.0.0.1:${port}";
+            # systemd limits addresses, and not names
+            "IPAddressAllow=HOST" = lib.optionalString (!isName) "IPAddressAllow=${host}";
+            "IPAddressDeny=any" = lib.optionalString (!isName) "IPAddressDeny=any";
+          };
+      in
+      [
+        (file "service")
+        (file "socket")
+      ]
+    ) tunnel.reach;
+
+  forwarding =
+    name: tunnel:
+    optional tunnel.forwardPort.enable (
+      systemdFile name "wgns-forward@${name}.service" (../systemd + "/wgns-forward@.service") {
+        "wg@%i" = unitOf name;
+        "=wgns forward" = "=${cfg.package}/bin/wgns forward";
+        "Environment=WGNS_FORWARD_OPTIONS=" = "Environment=\"WGNS_FORWARD_OPTIONS=${
+          lib.optionalString (tunnel.forwardPort.command != null) "--exec='${tunnel.forwardPort.command}'"
+        }\"";
+      }
+    );
+
+  # What starts with a tunnel besides services
+  doors =
+    name: tunnel:
+    publishers name tunnel
+    ++ map (port: reacher name tunnel port "socket") (attrNames tunnel.reach)
+    ++ optional tunnel.forwardPort.enable "wgns-forward@${name}.service";
   publishers = name: tunnel: map (port: publisher name tunnel port "socket") (attrNames (ports tunnel));
   publishing =
     name: tunnel:
@@ -277,7 +338,7 @@ let
     name: tunnel:
     nameValuePair "wg-confined@${name}" {
       overrideStrategy = "asDropin";
-      wants = startedWith name ++ publishers name tunnel;
+      wants = startedWith name ++ doors name tunnel;
     };
 
   # With the tunnel starts each of its services that something else wants or requires, also after a first start of the
@@ -303,18 +364,23 @@ let
   # What can be set beside configFile
   notInFile = [
     "configFile"
+    "forwardPort.command"
+    "forwardPort.enable"
     "publish"
+    "reach"
     "waitHandshake"
   ];
 
   whatIsSet =
     tunnel:
     attrNames (
-      filterAttrs (_: value: value != null && value != [ ] && value != { }) (
+      filterAttrs (_: value: value != null && value != [ ] && value != { } && value != false) (
         builtins.intersectAttrs tunnelOptions tunnel
         // lib.mapAttrs' (family: nameValuePair "address.${family}") tunnel.address
+        // lib.mapAttrs' (setting: nameValuePair "forwardPort.${setting}") tunnel.forwardPort
         // {
           address = null;
+          forwardPort = null;
           allowedIPs = if tunnel.allowedIPs == allNetworks then null else tunnel.allowedIPs;
         }
       )
@@ -555,9 +621,9 @@ in
         "nf_tables"
         "nft_ct"
       ];
-      systemd.packages = [ cfg.package ] ++ each untraced tunnels ++ each publishing tunnels;
+      systemd.packages = [ cfg.package ] ++ each untraced tunnels ++ each publishing tunnels ++ each reaching tunnels ++ each forwarding tunnels;
       # A rebuild starts a new one by this target, whose wants it goes through.
-      systemd.targets.multi-user.wants = each publishers tunnels;
+      systemd.targets.multi-user.wants = each doors tunnels;
       systemd.services = lib.mapAttrs' tunnelUnit tunnels // lib.mapAttrs' confinedUnit tunnels // {
         # Started again it would be another namespace, and all that is in this one would be stopped.
         "netns@" = {

@@ -92,8 +92,8 @@ def _place(value: str, *, names: bool = False) -> Endpoint:
 def _open(verb: str, name: str, listen: Endpoint, target: Endpoint) -> None:
     """Write the units of a door and the link by which it opens with its tunnel, and open it if that is up."""
     if os.path.exists("/etc/NIXOS"):
-        option = f'my.wireguard.tunnels.{name}.publish."{listen}" = {target.port};'
-        option = option if verb == "publish" else "systemd.sockets and systemd.services, as in reach.socket"
+        setting = f'"{listen}" = {target.port};' if verb == "publish" else f'"{listen.port}" = "{target}";'
+        option = f"my.wireguard.{f'tunnels.{name}.' * (name != 'wg')}{verb}.{setting}"
         raise PermissionRefusedError("the configuration of NixOS writes its units", option)
     confine.check_tunnel(name)
     where = "" if listen.host == _LOCAL else f"{listen.host}-"

@@ -246,7 +246,8 @@ def test_nixos() -> None:
     try:
         said = wgns("publish", "home", "8080", "80", status=77)
         assert 'hint: my.wireguard.tunnels.home.publish."127.0.0.1:8080" = 80;' in said
-        assert "systemd.sockets" in wgns("reach", "home", "80", "db:80", status=77)
+        said = wgns("reach", "wg", "80", "db:81", status=77)
+        assert 'hint: my.wireguard.reach."80" = "db:81";' in said
         assert wgns("release", "publish-home-80.socket", status=77)
     finally:
         Path("/etc/NIXOS").unlink()

@@ -211,6 +211,7 @@ let
         "/run/current-system/sw/bin/env"
       ]
       (plain (readFile source));
+  ofDoor = made "wg@home" "home";
   confinedService = ../../wgns_helpers/confined-service.conf;
   confinedSocket = ../../wgns_helpers/confined-socket.conf;
   fine = {
@@ -405,6 +406,54 @@ let
         };
         started = [ "wgns-publish-wg-9092-98dadfb3.socket" ];
         etc."wireguard/wg.conf".link = "/root/provider.conf";
+      };
+    };
+
+    # Ports of the host for the tunnel, and one that the provider forwards
+    doors = {
+      module.my.wireguard.tunnels.home = {
+        configFile = "/root/provider.conf";
+        reach."8989" = "127.0.0.1:8989";
+        reach."5432" = "db.lan:5432";
+        forwardPort.enable = true;
+        forwardPort.command = "/bin/program --port";
+      };
+      expected = fine // rec {
+        services = {
+          "netns@" = "";
+          "wg@home" = tunnel;
+          "wg-confined@home" = wanting (concatStringsSep " " started);
+        };
+        started = [
+          "wgns-reach-home-5432-4a27beb3.socket"
+          "wgns-reach-home-8989-fd22d472.socket"
+          "wgns-forward@home.service"
+        ];
+        files = {
+          "wgns-reach-home-8989-fd22d472.service" =
+            replaceStrings [ "HOST:PORT" "HOST" "TARGET" ] [ "127.0.0.1:8989" "127.0.0.1" "127.0.0.1:8989" ]
+              (ofDoor ../../wgns_helpers/reach.service);
+          "wgns-reach-home-8989-fd22d472.socket" =
+            replaceStrings [ "LISTEN" "TARGET" ] [ "127.0.0.1:8989" "127.0.0.1:8989" ]
+              (ofDoor ../../wgns_helpers/reach.socket);
+          "wgns-reach-home-5432-4a27beb3.service" =
+            replaceStrings
+              [ "HOST:PORT" "TARGET" "\nIPAddressAllow=HOST" "\nIPAddressDeny=any" ]
+              [ "db.lan:5432" "db.lan:5432" "" "" ]
+              (ofDoor ../../wgns_helpers/reach.service);
+          "wgns-reach-home-5432-4a27beb3.socket" =
+            replaceStrings [ "LISTEN" "TARGET" ] [ "127.0.0.1:5432" "db.lan:5432" ]
+              (ofDoor ../../wgns_helpers/reach.socket);
+          "wgns-forward@home.service" =
+            replaceStrings
+              [ "wg@%i" "=wgns forward" "Environment=WGNS_FORWARD_OPTIONS=" ]
+              [
+                "wg@home"
+                "=${package}/bin/wgns forward"
+                "Environment=\"WGNS_FORWARD_OPTIONS=--exec='/bin/program --port'\""
+              ]
+              (ofDoor (../../systemd + "/wgns-forward@.service"));
+        };
       };
     };
 
