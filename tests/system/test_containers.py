@@ -103,7 +103,7 @@ def test_a_container_as_a_service(container: str) -> None:
     """The unit of the page: it is confined, stops with the tunnel and comes back with it. `wgns confine` refuses it."""
     assert "freshrss.service, confined: " in shell(container)
     done = wgns("confine", "demo", "freshrss")
-    assert (done.returncode, [*UNITS.glob("freshrss*"), *UNITS.glob("wg-confined@*")]) == (1, [])
+    assert (done.returncode, [*UNITS.glob("freshrss*"), *UNITS.glob("wg-confined@*/freshrss*")]) == (1, [])
     assert "hint: Network=ns:/run/netns/demo in its .container file" in done.stderr
     systemctl("stop", "wg@demo.service")
     assert state("freshrss.service") == "inactive"
