@@ -50,7 +50,7 @@ def release(names: list[str]) -> list[str]:
     others = []
     for name in names:
         stem = name.removesuffix(".socket").removesuffix(".service")
-        units = [f"{stem}.{kind}" for kind in _KINDS if "/" not in stem and _said(f"{SYSTEM}/{stem}.{kind}")]
+        units = [f"{stem}.{kind}" for kind in _KINDS if "/" not in stem and _door(f"{SYSTEM}/{stem}.{kind}")]
         if units:
             _close(stem, units)
         others += [] if units else [name]
@@ -60,11 +60,11 @@ def release(names: list[str]) -> list[str]:
 def of(name: str) -> dict[str, list[str]]:
     """The doors of a tunnel by their units, without suffix: verb, tunnel, where it listens, and where it leads."""
     paths = sorted(path for verb in ("publish", "reach") for path in glob(f"{SYSTEM}/{verb}-*.socket"))
-    doors = {os.path.basename(path).removesuffix(".socket"): _said(path) for path in paths}
+    doors = {os.path.basename(path).removesuffix(".socket"): _door(path) for path in paths}
     return {stem: words for stem, words in doors.items() if words[1:2] == [name]}
 
 
-def _said(path: str) -> list[str]:
+def _door(path: str) -> list[str]:
     """The four words in the first line of a door's unit (see `of`); none of another."""
     with suppress(OSError):
         if found := re.match(rf"{_MARK}((publish|reach) \S+ \S+ \S+);", read(path)):
@@ -99,7 +99,7 @@ def _open(verb: str, name: str, listen: Endpoint, target: Endpoint) -> None:
     where = "" if listen.host == _LOCAL else f"{listen.host}-"
     stem = f"{verb}-{confine.escaped(name)}-{where}{listen.port}".replace("@", r"\x40")  # or it would be an instance
     for path in glob(f"{SYSTEM}/publish-*.socket") if verb == "publish" else ():
-        if (words := _said(path))[1:2] != [name] and words[2:3] == [str(listen)]:
+        if (words := _door(path))[1:2] != [name] and words[2:3] == [str(listen)]:
             raise Failure(f"{listen} is taken by {words[1]}", f"wgns release {os.path.basename(path)}")
     files = _files(verb, name, stem, listen, target)
     changes = {path: content for path, content in files.items() if confine.on_disk(path) != content}

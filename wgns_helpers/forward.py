@@ -66,7 +66,7 @@ class _Forwarded:
         self._own = 0xC000 | int.from_bytes(os.urandom(2), "big")  # a port for private use
         self._number = self._handed = 0  # the open port, and the one that the command has
         self._inside = self._outside = 0  # of the mapping
-        self._end, self._said = 0.0, ""  # of the lifetime, by time.monotonic(); the last line
+        self._end, self._last_text = 0.0, ""  # of the lifetime, by time.monotonic(); the last line
 
     def open(self, number: int) -> None:
         """Open this port, or none for 0, and close others. Does nothing where there is no filter (OpenPorts = all)."""
@@ -85,10 +85,10 @@ class _Forwarded:
                 self.open(0)
             text = f"port {self._number} stays open for the rest of its lifetime" if self._number else "no port is open"
             text = f"NAT-PMP by {self._gateway}: {(error.strerror or 'no answer').lower()}: {text}"
-        if text != self._said:
+        if text != self._last_text:
             say(f'"{self._name}": {text}', priority=priority)
             _notify(f"STATUS={text}")
-        self._said = text
+        self._last_text = text
         return min(_PERIOD, max(1.0, (self._end - time.monotonic()) / 2)) if self._number else _PERIOD
 
     def _follow(self) -> str:
