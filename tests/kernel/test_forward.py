@@ -23,7 +23,6 @@ from wgns_helpers.forward import GatewayRefusedError, ask, execute
 
 __all__ = ["provider"]  # a fixture
 GATEWAY, TUNNEL, OTHER = "10.64.0.1", "10.64.0.2", "10.64.0.9"
-FILTERED = "ip netns exec wg nft list chain inet wgns-wg forwarded"
 
 
 class Forward:
