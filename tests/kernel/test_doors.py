@@ -87,7 +87,7 @@ def test_a_port_is_published(asked: tuple[str, ...]) -> None:
     assert "is not confined" in wgns("release", f"{stem}.socket")
 
 
-# Where the host connects, what the proxy is told, and the addresses that it may use
+# The target, the words for the proxy, and the addresses that it may use
 REACHED = {
     "192.0.2.7:5432": ("192.0.2.7:5432", ["IPAddressAllow=192.0.2.7", "IPAddressDeny=any"]),
     "[2001:DB8:0::7]:5432": ("2001:db8::7:5432", ["IPAddressAllow=2001:db8::7", "IPAddressDeny=any"]),

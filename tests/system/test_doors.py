@@ -213,7 +213,7 @@ def test_a_name_is_looked_up_in_the_host() -> None:
 
 
 def test_the_proxy_reaches_one_address_only() -> None:
-    """Even if it is told another address than the one of `wgns reach`, which takes eBPF."""
+    """Another address in its command line does not help it; this takes eBPF."""
     configure()
     serve("echo-host", "echo-lan")
     systemctl("start", "wg@demo.service")
