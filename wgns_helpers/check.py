@@ -11,7 +11,7 @@ import errno
 import os
 
 from . import dns_files, netns
-from .errors import Failure, MissingError
+from .errors import Failure, MissingError, leave_out_warnings
 
 # A name, whether it holds (None: cannot be seen from here), and the reason
 Point = tuple[str, bool | None, str]
@@ -194,12 +194,13 @@ def _inbound(name: str) -> Point:
     try:
         with netlink.Socket(netlink.NETLINK_NETFILTER) as socket:
             ports, forwarded = inbound.read(socket, name), inbound.forwarded(socket, name)
+        leave_out_warnings()
         wanted = config.load_open_ports(config.path_of(name))
     except Failure as error:
         return "inbound", None, f"the filter of inbound packets: {error}"
     now, then = (", ".join(inbound.words(each)) or "no port" for each in (ports, wanted))
     if ports != wanted:
-        mend = f"systemctl reload wg@{name} applies it"
+        mend = f"wgns status {name} has the command that applies it"
         return "inbound", False, f"open to the far side: {now}; by the configuration: {then}; {mend}"
     return "inbound", True, f"open to the far side: {now}{''.join(f', {port} forwarded' for port in forwarded)}"
 
