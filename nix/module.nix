@@ -111,6 +111,7 @@ let
         passes on what comes: there is no link between the host and the namespace.
       '';
     };
+    openFirewall = lib.mkEnableOption "opening of the ports of `publish` in the host's firewall";
     reach = mkOption {
       type = types.attrsOf (matching "HOST:PORT or [IPV6]:PORT" "(\\[[0-9A-Fa-f:.]+]|[0-9A-Za-z._-]+):[0-9]+");
       default = { };
@@ -366,6 +367,7 @@ let
     "configFile"
     "forwardPort.command"
     "forwardPort.enable"
+    "openFirewall"
     "publish"
     "reach"
     "waitHandshake"
@@ -474,6 +476,11 @@ let
   ];
   listenPorts = _: tunnel: optional (tunnel.listenPort != null) (toString tunnel.listenPort);
   published = _: tunnel: attrNames tunnel.publish;
+  opened =
+    _: tunnel:
+    lib.optionals tunnel.openFirewall (
+      map (listen: lib.toInt (lib.last (lib.splitString ":" listen))) (attrNames tunnel.publish)
+    );
   isNoPlace = listen: match "([0-9.]+:|\\[[0-9A-Fa-f:.]+]:)?[0-9]+" listen == null;
 
   # Whose services find no names
@@ -638,6 +645,7 @@ in
         )
       ) tunnels;
       environment.systemPackages = [ cfg.package ];
+      networking.firewall.allowedTCPPorts = each opened tunnels;
     })
     {
       systemd.packages = dropIns "service" ++ dropIns "socket";

@@ -14,6 +14,7 @@ let
     elemAt
     filter
     genList
+    groupBy
     isBool
     isList
     isString
@@ -178,6 +179,7 @@ let
       etc = mapAttrs (_: file: if file.text == null then { link = file.source; } else file.text) (
         keep (name: match "wireguard/.*" name != null) config.environment.etc
       );
+      firewall = attrNames (groupBy toString config.networking.firewall.allowedTCPPorts);
       failed = map (a: a.message) (filter (a: !a.assertion) config.assertions);
       inherit (config) warnings;
       installed = has config.environment.systemPackages && has config.systemd.packages;
@@ -282,6 +284,7 @@ let
           '';
         };
         files = { };
+        firewall = [ ];
         dropIns = [
           "netns@"
           "wg"
@@ -370,6 +373,7 @@ let
           "127.0.0.1:9091" = 9092;
           "[::1]:9091" = 9092;
         };
+        openFirewall = true;
       };
       expected = fine // {
         services = {
@@ -405,6 +409,7 @@ let
           wg.reload = [ "/root/provider.conf" ];
         };
         started = [ "wgns-publish-wg-9092-98dadfb3.socket" ];
+        firewall = [ "9091" ];
         etc."wireguard/wg.conf".link = "/root/provider.conf";
       };
     };

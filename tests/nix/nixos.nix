@@ -42,6 +42,8 @@ in
     warnings = list;
     boot.kernelModules = list;
     environment.systemPackages = list;
+    networking.firewall.allowedTCPPorts = list;
+    system.activationScripts = settings;
     environment.etc = mkOption {
       default = { };
       type = types.attrsOf (types.submodule {
