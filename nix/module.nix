@@ -552,6 +552,19 @@ let
     ]
     ++ lib.optionals (socket.wireguardTunnel != null) (confinedAssertions place socket socket.socketConfig);
 
+  moved =
+    name: socket:
+    let
+      systemctl = "${config.systemd.package}/bin/systemctl";
+    in
+    optional (socket.wireguardTunnel != null) ''
+      if [ -d /run/systemd/system ] &&
+        [ "$(${systemctl} show --property=NetworkNamespacePath --value '${name}.socket')" != /run/netns/${socket.wireguardTunnel} ]
+      then
+        ${systemctl} stop '${name}.socket'
+      fi
+    '';
+
   # The service that a socket starts, without its suffix, and the tunnel of a service
   startedBy =
     name: settings:
@@ -649,6 +662,9 @@ in
     })
     {
       systemd.packages = dropIns "service" ++ dropIns "socket";
+      # A rebuild leaves a socket whose service does not run as it was, in the host. Stopped here, it is started again
+      # in the tunnel, by what wants it.
+      system.activationScripts.wgns = builtins.concatStringsSep "" (each moved config.systemd.sockets);
       assertions =
         map nameAssertion (attrNames cfg.tunnels)
         ++ each tunnelAssertions tunnels

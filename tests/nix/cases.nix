@@ -7,16 +7,12 @@ let
   inherit (builtins)
     any
     attrNames
-    attrValues
-    concatMap
     concatStringsSep
     deepSeq
     elemAt
     filter
     genList
     groupBy
-    isBool
-    isList
     isString
     length
     listToAttrs
@@ -27,6 +23,8 @@ let
     split
     tryEval
     ;
+
+  inherit (import ./units.nix) text;
 
   # ---- the two systems
 
@@ -93,47 +91,6 @@ let
     in
     concatStringsSep "\n" (map (elemAt lines) (filter says (genList (at: at) (length lines))));
 
-  # The text of a unit of our own small module system, as NixOS writes it: keys sorted, lists as repeated keys
-  text =
-    unit:
-    let
-      shown = value: if isBool value then (if value then "true" else "false") else toString value;
-      lines =
-        settings:
-        concatMap (
-          key:
-          map (value: "${key}=${shown value}") (
-            if isList settings.${key} then settings.${key} else [ settings.${key} ]
-          )
-        ) (attrNames settings);
-      named =
-        keys:
-        listToAttrs (
-          map (name: {
-            name = keys.${name};
-            value = toString unit.${name};
-          }) (filter (name: unit.${name} != [ ] && unit.${name} != "") (attrNames keys))
-        );
-    in
-    concatStringsSep "\n" (
-      [ "[Unit]" ]
-      ++ lines (
-        named {
-          after = "After";
-          bindsTo = "BindsTo";
-          description = "Description";
-          wants = "Wants";
-        }
-        // unit.unitConfig
-      )
-      ++ [ "[Service]" ]
-      ++ lines (unit.serviceConfig or { })
-      ++ [ "[Socket]" ]
-      ++ lines (unit.socketConfig or { })
-      ++ [ "[Install]" ]
-      ++ lines (named { wantedBy = "WantedBy"; })
-    );
-
   look =
     module:
     let
@@ -143,7 +100,9 @@ let
         name: match "netns@|wg|wg(-confined)?@.*" name != null || module.systemd.services or { } ? ${name}
       ) config.systemd.services;
       sockets = keep (name: module.systemd.sockets or { } ? ${name}) config.systemd.sockets;
-      unitText = name: unit: plain (if nixpkgs == null then text unit else config.systemd.units.${name}.text);
+      unitText =
+        kind: name: unit:
+        plain (if nixpkgs == null then text kind unit else config.systemd.units."${name}.${kind}".text);
       packages = filter (p: p ? path && match "lib/systemd/system/.*" p.path != null) config.systemd.packages;
       has = any (p: p.name or "" == package.name);
       values = removeAttrs cfg [
@@ -154,8 +113,8 @@ let
       // cfg.address;
     in
     {
-      services = mapAttrs (name: unitText "${name}.service") services;
-      sockets = mapAttrs (name: unitText "${name}.socket") sockets;
+      services = mapAttrs (unitText "service") services;
+      sockets = mapAttrs (unitText "socket") sockets;
       # What systemd gets besides
       files = listToAttrs (
         map (p: {

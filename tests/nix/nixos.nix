@@ -28,6 +28,10 @@ let
         bindsTo = list;
         conflicts = list;
         requiredBy = list;
+        overrideStrategy = mkOption {
+          type = types.str;
+          default = "asDropinIfExists";
+        };
         restartTriggers = list;
         upheldBy = list;
         wantedBy = list;
@@ -65,10 +69,6 @@ in
     systemd.services = units {
       serviceConfig = settings;
       confinement.enable = flag false;
-      overrideStrategy = mkOption {
-        type = types.str;
-        default = "asDropinIfExists";
-      };
       reloadIfChanged = flag false;
       restartIfChanged = flag true;
     };

@@ -16,6 +16,7 @@ TABLES = {
         ("unit", "before", "one command", "works", "names", "in status", "moved", "released", "needed besides"),
         "{:<22} {:<6} {:<11} {:<5} {:<5} {:<9} {:<5} {:<8} {}",
     ),
+    "nixos": (("on NixOS", "evaluates", "boots", "check", "names"), "{:<22} {:<9} {:<5} {:<5} {}"),
 }
 
 
@@ -28,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what test_leaks.py and test_confine.py have found."""
+    """Print what test_leaks.py, test_confine.py and test_nixos.py have found."""
     reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
     for table, (head, layout) in TABLES.items():
         rows = [value for report in reports for name, value in report.user_properties if name == table]
