@@ -23,18 +23,13 @@
 
       overlays.default = final: _: { wgns-helpers = final.callPackage ./nix/package.nix { }; };
 
-      # The package with its tests, and virtual machines: one for each behaviour in nix/tests
+      # The package with its tests, and virtual machines
       checks = forEach (
         pkgs:
-        {
+        let
           inherit (self.packages.${pkgs.stdenv.hostPlatform.system}) wgns-helpers;
-        }
-        // nixpkgs.lib.genAttrs [
-          "confined"
-          "key"
-          "missing-key"
-          "reload"
-        ] (name: pkgs.testers.runNixOSTest ./nix/tests/${name}.nix)
+        in
+        { inherit wgns-helpers; } // wgns-helpers.tests
       );
 
       formatter = forEach (pkgs: pkgs.nixfmt-tree);

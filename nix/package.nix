@@ -5,10 +5,11 @@
   libseccomp,
   python3Packages,
   systemd,
+  testers,
 }:
 python3Packages.buildPythonApplication (finalAttrs: {
   pname = "wgns-helpers";
-  version = lib.head (builtins.match ".*__version__ = \"([^\"]+)\".*" (lib.readFile ../wgns_helpers/__init__.py));
+  version = "0.1.0";
   pyproject = true;
 
   # What the package is made of: a change elsewhere, in nix/ say, does not build it anew.
@@ -52,6 +53,24 @@ python3Packages.buildPythonApplication (finalAttrs: {
     python3Packages.pytestCheckHook
   ];
   pythonImportsCheck = [ "wgns_helpers" ];
+
+  # Virtual machines, one for each behavior
+  passthru.tests =
+    lib.genAttrs
+      [
+        "confined"
+        "key"
+        "missing-key"
+        "reload"
+        "transmission"
+      ]
+      (
+        name:
+        testers.runNixOSTest {
+          imports = [ (./tests + "/${name}.nix") ];
+          nodes.machine.my.wireguard.package = finalAttrs.finalPackage;
+        }
+      );
 
   meta = {
     description = "Confine a systemd service to a WireGuard tunnel: netns-up, netns-down, wg-up, wg-down";

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import wgns_helpers
 from tests.support import ROOT
 from wgns_helpers import check
 
@@ -49,13 +50,14 @@ def cases(nixpkgs: str) -> dict[str, dict[str, Any]]:
 NAMES = re.findall(r"^    ([a-z-]+) = \{$", CASES.read_text().partition("\n  cases = {")[2], re.MULTILINE)
 
 
-PATCH = """import %s/nix/package.nix {
+PACKAGE = f"""(import {ROOT}/nix/package.nix {{
   coreutils = "/coreutils";
   lib.getLib = library: library;
   libseccomp = "/libseccomp";
   systemd = "/systemd";
-  python3Packages.buildPythonApplication = package: (package { }).postPatch;
-}"""
+  testers = {{ }};
+  python3Packages.buildPythonApplication = package: package {{ }};
+}})"""
 SUBSTITUTE = """substituteInPlace() {
     [ "$2" = --replace-fail ] && [ $# = 4 ]
     grep --quiet --fixed-strings -e "$3" "$1"
@@ -68,7 +70,7 @@ def test_the_package_names_programs_by_their_paths(tmp_path: Path) -> None:
     """In what nix/package.nix installs, each unit, the drop-in and the check find what they execute or load."""
     for folder in ("systemd", "wgns_helpers"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
-    script = f"set -eu; out=/out; {SUBSTITUTE}{evaluate('--expr', PATCH % ROOT)}"
+    script = f"set -eu; out=/out; {SUBSTITUTE}{evaluate('--expr', f'{PACKAGE}.postPatch')}"
     subprocess.run(["bash", "-c", script], cwd=tmp_path, check=True)
     units = "".join(path.read_text() for path in sorted(tmp_path.glob("*/*.service")))
     commands = re.findall(r"^Exec\w+=(\S*)", units, re.MULTILINE)
@@ -77,6 +79,17 @@ def test_the_package_names_programs_by_their_paths(tmp_path: Path) -> None:
     assert set(commands) == {*ours, "/coreutils/bin/true", "/systemd/lib/systemd/systemd-socket-proxyd"}
     assert " /out/bin/wgns check NAME\n" in (tmp_path / "wgns_helpers/confined-service.conf").read_text()
     assert '"/libseccomp/lib/libseccomp.so.2"' in (tmp_path / "wgns_helpers/check.py").read_text()
+
+
+def test_the_package_has_the_version_of_the_programs() -> None:
+    """nix/package.nix has it written out, as nixpkgs does."""
+    assert evaluate("--expr", f"{PACKAGE}.version") == wgns_helpers.__version__
+
+
+def test_each_virtual_machine_is_a_test_of_the_package() -> None:
+    """Its tests are those of nix/tests, but for what these share."""
+    names = re.findall(r'^        "([\w-]+)"$', (ROOT / "nix/package.nix").read_text(), re.MULTILINE)
+    assert names == sorted(path.stem for path in ROOT.glob("nix/tests/*.nix") if path.stem != "nodes")
 
 
 @pytest.mark.parametrize("path", NIX_FILES, ids=lambda path: str(path.relative_to(ROOT)))
