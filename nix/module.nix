@@ -6,23 +6,8 @@
   ...
 }:
 let
-  inherit (builtins)
-    attrNames
-    attrValues
-    elem
-    match
-    toJSON
-    ;
-  inherit (lib)
-    concatMapStringsSep
-    filterAttrs
-    mkIf
-    mkOption
-    nameValuePair
-    optional
-    toList
-    types
-    ;
+  inherit (builtins) any attrNames attrValues concatMap elem filter head match toJSON;
+  inherit (lib) concatMapStringsSep filterAttrs mapAttrsToList mkIf nameValuePair optional types;
 
   cfg = config.my.wireguard;
 
@@ -48,13 +33,19 @@ let
       description = "absolute path outside the Nix store, without blanks, #, comma and *";
     };
 
-  setting =
-    type: example: description:
-    mkOption {
-      type = types.nullOr type;
-      default = null;
-      inherit example description;
-    };
+  nameServer = matching "name server or search domain" "[0-9A-Za-z:._-]+";
+  portRange =
+    matching "PORT or FIRST-LAST, with /tcp or /udp, or all"
+      "[0-9]+(-[0-9]+)?(/(tcp|udp))?|all";
+  reached =
+    matching "HOST:PORT or [IPV6]:PORT"
+      "(\\[[0-9A-Fa-f:.]+]|[0-9A-Za-z._-]+):[0-9]+";
+  command = matching "command in one line, without single quotes" "[^'[:cntrl:]]+";
+
+  option =
+    type: default: example: description:
+    lib.mkOption { inherit type default example description; };
+  setting = type: option (types.nullOr type) null;
   allNetworks = [
     "0.0.0.0/0"
     "::/0"
@@ -62,72 +53,58 @@ let
   tunnelOptions = {
     address.IPv4 = setting ipv4 "10.64.0.2/32" "IPv4 address of this end.";
     address.IPv6 = setting ipv6 "fd00::2/128" "IPv6 address of this end.";
-    peer = setting publicKey "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=" "Public key of the peer.";
+    peer = setting publicKey "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=" ''
+      Public key of the peer.
+    '';
     endpoint = setting endpoint "vpn.example.com:51820" ''
       Where the peer is, as HOST:PORT or [IPV6]:PORT. A host name is looked up by the host, outside the tunnel.
     '';
     privateKey = setting externalFile "/root/wireguard.key" ''
       File with the private key, outside the Nix store. It is read when the tunnel starts, and never copied.
     '';
-    presharedKeyFile = setting externalFile "/root/wireguard.psk" "File with the preshared key, like `privateKey`.";
+    presharedKeyFile = setting externalFile "/root/wireguard.psk" ''
+      File with the preshared key, like `privateKey`.
+    '';
     configFile = setting externalFile "/root/provider.conf" ''
       A wg-quick(8) file as a provider hands it out, outside the Nix store, in place of all the other settings. After an
       edit, `systemctl reload` of the tunnel's unit applies it: a rebuild does not see what is in the file.
     '';
-    dns = mkOption {
-      type = types.listOf (matching "name server or search domain" "[0-9A-Za-z:._-]+");
-      default = [ ];
-      example = [ "10.64.0.1" ];
-      description = "Name servers and search domains of the confined services.";
-    };
-    allowedIPs = mkOption {
-      type = types.listOf address;
-      default = allNetworks;
-      description = "Networks that are reached through the peer.";
-    };
-    mtu = setting (types.ints.between 68 65535) 1380 "MTU of the interface; by default, that of the way there less 80.";
-    listenPort = setting types.port 51820 "UDP port in the host's network namespace; by default, any.";
-    openPorts = mkOption {
-      type = types.listOf (matching "PORT or FIRST-LAST, with /tcp or /udp, or all" "[0-9]+(-[0-9]+)?(/(tcp|udp))?|all");
-      default = [ ];
-      example = [
-        "51413"
-        "6881-6889/udp"
-      ];
-      description = "Ports that the far side of the tunnel may reach, without a protocol by both.";
-    };
+    dns = option (types.listOf nameServer) [ ] [ "10.64.0.1" ] ''
+      Name servers and search domains of the confined services.
+    '';
+    allowedIPs = option (types.listOf address) allNetworks [ "10.0.0.0/8" ] ''
+      Networks that are reached through the peer.
+    '';
+    mtu = setting (types.ints.between 68 65535) 1380 ''
+      MTU of the interface; by default, that of the way there less 80.
+    '';
+    listenPort = setting types.port 51820 ''
+      UDP port in the host's network namespace; by default, any.
+    '';
+    openPorts = option (types.listOf portRange) [ ] [ "6881-6889/udp" ] ''
+      Ports that the far side of the tunnel may reach, without a protocol by both.
+    '';
     waitHandshake = setting (types.ints.between 1 3600) 30 ''
       Seconds that the tunnel's start waits for a handshake; without one it fails, and is tried again. By default, it does
       not wait.
     '';
-    publish = mkOption {
-      type = types.attrsOf types.port;
-      default = { };
-      example = {
-        "127.0.0.1:9091" = 9091;
-      };
-      description = ''
-        Ports of confined services, by the addresses of the host at which they are reached too. systemd listens there and
-        passes on what comes: there is no link between the host and the namespace.
-      '';
-    };
+    publish = option (types.attrsOf types.port) { } { "127.0.0.1:9091" = 9091; } ''
+      Ports of confined services, by the addresses of the host at which they are reached too. systemd listens there and
+      passes on what comes: there is no link between the host and the namespace.
+    '';
     openFirewall = lib.mkEnableOption "opening of the ports of `publish` in the host's firewall";
-    reach = mkOption {
-      type = types.attrsOf (matching "HOST:PORT or [IPV6]:PORT" "(\\[[0-9A-Fa-f:.]+]|[0-9A-Za-z._-]+):[0-9]+");
-      default = { };
-      example = {
-        "8989" = "127.0.0.1:8989";
-      };
-      description = ''
-        Ports of 127.0.0.1 that confined services reach, and where the host connects them to. Each is a hole to that one
-        place, for everything in the tunnel's namespace.
-      '';
-    };
-    forwardPort.enable = lib.mkEnableOption "the port that the provider forwards by NAT-PMP (`wgns forward`)";
-    forwardPort.command = setting (matching "command in one line, without single quotes" "[^'[:cntrl:]]+") "/run/current-system/sw/bin/program --port" ''
+    reach = option (types.attrsOf reached) { } { "8989" = "127.0.0.1:8989"; } ''
+      Ports of 127.0.0.1 that confined services reach, and where the host connects them to. Each is a hole to that one
+      place, for everything in the tunnel's namespace.
+    '';
+    forwardPort.enable = lib.mkEnableOption ''
+      the port that the provider forwards by NAT-PMP (`wgns forward`)'';
+    forwardPort.command = setting command "/run/current-system/sw/bin/program --port" ''
       Command that gets a forwarded port as its last argument when it changes, without a shell.
     '';
-    persistentKeepalive = setting (types.ints.between 0 65535) 25 "Seconds between keepalives; by default, none.";
+    persistentKeepalive = setting (types.ints.between 0 65535) 25 ''
+      Seconds between keepalives; by default, none.
+    '';
   };
 
   # ---- From options to configurations and units
@@ -137,16 +114,15 @@ let
     let
       line =
         key: value:
-        optional (value != null && value != [ ]) "${key} = ${concatMapStringsSep ", " toString (toList value)}";
-      given = builtins.filter (value: value != null);
+        let
+          given = filter (item: item != null) (lib.toList value);
+        in
+        optional (given != [ ]) "${key} = ${concatMapStringsSep ", " toString given}";
     in
-    concatMapStringsSep "" (text: "${text}\n") (
+    lib.concatLines (
       [ "[Interface]" ]
       ++ line "PrivateKeyFile" tunnel.privateKey
-      ++ line "Address" (given [
-        tunnel.address.IPv4
-        tunnel.address.IPv6
-      ])
+      ++ line "Address" (attrValues tunnel.address)
       ++ line "ListenPort" tunnel.listenPort
       ++ line "MTU" tunnel.mtu
       ++ line "DNS" tunnel.dns
@@ -161,6 +137,13 @@ let
       ++ line "Endpoint" tunnel.endpoint
       ++ line "PersistentKeepalive" tunnel.persistentKeepalive
     );
+
+  source =
+    tunnel:
+    if tunnel.configFile != null then
+      { source = tunnel.configFile; }
+    else
+      { text = configuration tunnel; };
 
   # A package with the file `path` for systemd: `source`, with the tunnel's name and the paths of programs in it.
   systemdFile =
@@ -188,9 +171,9 @@ let
       name:
       { wireguardTunnel, ... }@unit:
       optional (wireguardTunnel != null) (
-        systemdFile wireguardTunnel "${name}.${kind}.d/wireguard.conf" (../wgns_helpers + "/confined-${kind}.conf") {
-          "[Service]" = "[Service]${withoutSockets unit.serviceConfig or { }}";
-        }
+        systemdFile wireguardTunnel "${name}.${kind}.d/wireguard.conf"
+          (../wgns_helpers + "/confined-${kind}.conf")
+          { "[Service]" = "[Service]${withoutSockets unit.serviceConfig or { }}"; }
       )
     ) config.systemd."${kind}s";
 
@@ -205,14 +188,14 @@ let
   # The words of a setting that is a list
   words =
     settings: key:
-    builtins.filter (word: word != "") (
-      builtins.concatMap (value: lib.splitString " " (toString value)) (toList settings.${key} or [ ])
+    filter (word: word != "") (
+      concatMap (value: lib.splitString " " (toString value)) (lib.toList settings.${key} or [ ])
     );
   # The path in a setting, with a slash at its end, without prefixes, and below /run if by /var/run
   pathIn =
     word:
     let
-      path = builtins.head (match "[-+]*([^:]*).*" (builtins.replaceStrings [ "%t" ] [ "/run" ] word));
+      path = head (match "[-+]*([^:]*).*" (builtins.replaceStrings [ "%t" ] [ "/run" ] word));
       folder = "${lib.removeSuffix "/" path}/";
     in
     if lib.hasPrefix "/var/run/" folder then lib.removePrefix "/var" folder else folder;
@@ -220,14 +203,14 @@ let
     "BindPaths"
     "BindReadOnlyPaths"
   ];
-  showsSocket = word: builtins.any (socket: lib.hasPrefix (pathIn word) "${socket}/") sockets;
+  showsSocket = word: any (socket: lib.hasPrefix (pathIn word) "${socket}/") sockets;
 
   # The unit's binds but for those that show one of these sockets: in place of our empty /run, systemd would mount them.
   withoutSockets =
     settings:
     let
       lines = key: map (word: { inherit key word; }) (words settings key);
-      parts = builtins.partition (bind: showsSocket bind.word) (builtins.concatMap lines bindKeys);
+      parts = builtins.partition (bind: showsSocket bind.word) (concatMap lines bindKeys);
     in
     lib.optionalString (parts.right != [ ]) ''
 
@@ -235,82 +218,65 @@ let
       BindPaths=
       ${concatMapStringsSep "\n" (bind: "${bind.key}=${bind.word}") parts.wrong}'';
 
-  # The addresses where a published port is reached, by the port, and the names of the units for it
-  ports = tunnel: builtins.groupBy (listen: toString tunnel.publish.${listen}) (attrNames tunnel.publish);
-  # With other addresses, they are other units: a rebuild leaves a changed socket alone.
-  publisher =
-    name: tunnel: port: kind:
+  # Both units of a port that leads through, and what starts with the tunnel. With other addresses they are other units:
+  # a rebuild leaves a changed socket alone.
+  door =
+    name: verb: port: places: values:
     let
-      digest = builtins.hashString "sha256" (toString (ports tunnel).${port});
+      digest = builtins.substring 0 8 (builtins.hashString "sha256" places);
+      unit = kind: "wgns-${verb}-${name}-${port}-${digest}.${kind}";
+      file = kind: systemdFile name (unit kind) (../wgns_helpers + "/${verb}.${kind}") values;
     in
-    "wgns-publish-${name}-${port}-${builtins.substring 0 8 digest}.${kind}";
-  reacher =
-    name: tunnel: port: kind:
-    "wgns-reach-${name}-${port}-${builtins.substring 0 8 (builtins.hashString "sha256" tunnel.reach.${port})}.${kind}";
-  reaching =
+    {
+      unit = unit "socket";
+      files = map file [
+        "service"
+        "socket"
+      ];
+    };
+  doors =
     name: tunnel:
-    each (
+    mapAttrsToList (
+      port: listen:
+      door name "publish" port (toString listen) {
+        "HOST:PORT" = "127.0.0.1:${port}";
+        TARGET = "127.0.0.1:${port}";
+        "ListenStream=LISTEN" = concatMapStringsSep "\n" (to: "ListenStream=${to}") listen;
+        # A port without an address is that of all addresses, IPv4 too
+        "BindIPv6Only=ipv6-only" = "BindIPv6Only=default";
+      }
+    ) (builtins.groupBy (listen: toString tunnel.publish.${listen}) (attrNames tunnel.publish))
+    ++ mapAttrsToList (
       port: target:
       let
         parts = match "\\[?([^]]+)]?:([0-9]+)" target;
-        host = builtins.head parts;
-        isName = match "[0-9.]+|.*:.*" host == null;
-        file =
-          kind:
-          systemdFile name (reacher name tunnel port kind) (../wgns_helpers + "/reach.${kind}") {
-            "systemd-socket-proxyd HOST:PORT" = "systemd-socket-proxyd ${concatMapStringsSep ":" (part: part) parts}";
-            TARGET = target;
-            LISTEN = "127.0.0.1:${port}";
-            # systemd limits addresses, and not names
-            "IPAddressAllow=HOST" = lib.optionalString (!isName) "IPAddressAllow=${host}";
-            "IPAddressDeny=any" = lib.optionalString (!isName) "IPAddressDeny=any";
-          };
+        host = head parts;
+        # systemd limits addresses, and not names
+        limit = lib.optionalString (match "[0-9.]+|.*:.*" host != null);
       in
-      [
-        (file "service")
-        (file "socket")
-      ]
-    ) tunnel.reach;
-
-  forwarding =
-    name: tunnel:
-    optional tunnel.forwardPort.enable (
-      systemdFile name "wgns-forward@${name}.service" (../systemd + "/wgns-forward@.service") {
-        "wg@%i" = unitOf name;
-        "=wgns forward" = "=${cfg.package}/bin/wgns forward";
-        "Environment=WGNS_FORWARD_OPTIONS=" = "Environment=\"WGNS_FORWARD_OPTIONS=${
-          lib.optionalString (tunnel.forwardPort.command != null) "--exec='${tunnel.forwardPort.command}'"
-        }\"";
+      door name "reach" port target {
+        " HOST:PORT" = " ${concatMapStringsSep ":" toString parts}";
+        TARGET = target;
+        LISTEN = "127.0.0.1:${port}";
+        "IPAddressAllow=HOST" = limit "IPAddressAllow=${host}";
+        "IPAddressDeny=any" = limit "IPAddressDeny=any";
       }
-    );
-
-  # What starts with a tunnel besides services
-  doors =
-    name: tunnel:
-    publishers name tunnel
-    ++ map (port: reacher name tunnel port "socket") (attrNames tunnel.reach)
-    ++ optional tunnel.forwardPort.enable "wgns-forward@${name}.service";
-  publishers = name: tunnel: map (port: publisher name tunnel port "socket") (attrNames (ports tunnel));
-  publishing =
-    name: tunnel:
-    each (
-      port: listen:
-      let
-        file =
-          kind:
-          systemdFile name (publisher name tunnel port kind) (../wgns_helpers + "/publish.${kind}") {
-            "HOST:PORT" = "127.0.0.1:${port}";
-            TARGET = "127.0.0.1:${port}";
-            "ListenStream=LISTEN" = concatMapStringsSep "\n" (address: "ListenStream=${address}") listen;
-            # A port without an address is that of all addresses, IPv4 too
-            "BindIPv6Only=ipv6-only" = "BindIPv6Only=default";
-          };
-      in
-      [
-        (file "service")
-        (file "socket")
-      ]
-    ) (ports tunnel);
+    ) tunnel.reach
+    ++ optional tunnel.forwardPort.enable rec {
+      inherit (tunnel.forwardPort) command;
+      unit = "wgns-forward@${name}.service";
+      files = [
+        (systemdFile name unit (../systemd + "/wgns-forward@.service") {
+          "wg@%i" = unitOf name;
+          "=wgns forward" = "=${cfg.package}/bin/wgns forward";
+          "Environment=WGNS_FORWARD_OPTIONS=" = "Environment=\"WGNS_FORWARD_OPTIONS=${
+            lib.optionalString (command != null) "--exec='${command}'"
+          }\"";
+        })
+      ];
+    };
+  doorUnits = name: tunnel: map (door: door.unit) (doors name tunnel);
+  doorFiles = name: tunnel: concatMap (door: door.files) (doors name tunnel);
 
   # switch-to-configuration does not find the template of an instance that has a dot or an @ in its name, and would not
   # reload the tunnel: such an instance gets a file of its own.
@@ -327,7 +293,7 @@ let
       wantedBy = [ "multi-user.target" ];
       # Together: whatever changes, the package too, reloads the tunnel. A restart would stop all that is bound to it.
       reloadIfChanged = true;
-      restartTriggers = [ (if tunnel.configFile != null then tunnel.configFile else configuration tunnel) ];
+      restartTriggers = attrValues (source tunnel);
       serviceConfig = mkIf (tunnel.waitHandshake != null) {
         Environment = "\"WG_UP_OPTIONS=--resolve-timeout=30 --wait-handshake=${toString tunnel.waitHandshake}\"";
       };
@@ -339,7 +305,7 @@ let
     name: tunnel:
     nameValuePair "wg-confined@${name}" {
       overrideStrategy = "asDropin";
-      wants = startedWith name ++ doors name tunnel;
+      wants = startedWith name ++ doorUnits name tunnel;
     };
 
   # With the tunnel starts each of its services that something else wants or requires, also after a first start of the
@@ -349,16 +315,13 @@ let
     each (
       name: service:
       optional (
-        service.wireguardTunnel == tunnel && service.wantedBy ++ service.requiredBy ++ service.upheldBy != [ ]
+        service.wireguardTunnel == tunnel
+        && service.wantedBy ++ service.requiredBy ++ service.upheldBy != [ ]
       ) "${name}.service"
     ) config.systemd.services
-    ++ each (name: socket: optional (socket.wireguardTunnel == tunnel) "${name}.socket") config.systemd.sockets;
-
-  wireguardTunnel = {
-    type = types.nullOr types.str;
-    default = null;
-    example = "wg";
-  };
+    ++ map (name: "${name}.socket") (
+      attrNames (filterAttrs (_: socket: socket.wireguardTunnel == tunnel) config.systemd.sockets)
+    );
 
   # ---- What cannot be
 
@@ -373,31 +336,25 @@ let
     "waitHandshake"
   ];
 
+  # By their whole names
+  flat =
+    set:
+    removeAttrs set [
+      "address"
+      "forwardPort"
+    ]
+    // lib.mapAttrs' (name: nameValuePair "address.${name}") set.address
+    // lib.mapAttrs' (name: nameValuePair "forwardPort.${name}") set.forwardPort;
   whatIsSet =
     tunnel:
-    attrNames (
-      filterAttrs (_: value: value != null && value != [ ] && value != { } && value != false) (
-        builtins.intersectAttrs tunnelOptions tunnel
-        // lib.mapAttrs' (family: nameValuePair "address.${family}") tunnel.address
-        // lib.mapAttrs' (setting: nameValuePair "forwardPort.${setting}") tunnel.forwardPort
-        // {
-          address = null;
-          forwardPort = null;
-          allowedIPs = if tunnel.allowedIPs == allNetworks then null else tunnel.allowedIPs;
-        }
-      )
-    );
+    let
+      differs = name: option: (flat tunnel).${name} != option.default;
+    in
+    attrNames (filterAttrs differs (flat tunnelOptions));
 
   unless = message: assertion: { inherit assertion message; };
-  each = assertions: set: builtins.concatLists (lib.mapAttrsToList assertions set);
-  isOn =
-    value:
-    elem (toString value) [
-      "1"
-      "on"
-      "true"
-      "yes"
-    ];
+  each = assertions: set: builtins.concatLists (mapAttrsToList assertions set);
+  isOn = value: match "1|on|true|yes" (toString value) != null;
 
   nameAssertion =
     name:
@@ -408,16 +365,21 @@ let
         ''
           my.wireguard.tunnels."${name}": not a name for an interface and a unit.
           Legal: 1 to 15 letters, digits, _ . - @ with no leading dash, but not ".", "..", "all", "default" or "lo"''
-        (match "[A-Za-z0-9_.@][A-Za-z0-9_.@-]{0,14}" name != null && match "[.][.]?|all|default|lo" name == null);
+        (
+          match "[A-Za-z0-9_.@][A-Za-z0-9_.@-]{0,14}" name != null
+          && match "[.][.]?|all|default|lo" name == null
+        );
 
   tunnelAssertions =
     name: tunnel:
     let
       place = if name == "wg" then "my.wireguard" else "my.wireguard.tunnels.\"${name}\"";
-      others = builtins.filter (name: !(elem name notInFile)) (whatIsSet tunnel);
+      others = filter (name: !(elem name notInFile)) (whatIsSet tunnel);
       needed =
         setting:
-        unless "${place}: ${setting} is missing; set it, or configFile in place of all" (tunnel.${setting} != null);
+        unless "${place}: ${setting} is missing; set it, or configFile in place of all" (
+          tunnel.${setting} != null
+        );
     in
     if tunnel.configFile != null then
       [
@@ -462,7 +424,7 @@ let
     let
       all = each values tunnels;
     in
-    lib.unique (builtins.filter (value: builtins.length (builtins.filter (other: other == value) all) > 1) all);
+    lib.unique (filter (value: builtins.length (filter (other: other == value) all) > 1) all);
   allTunnelsAssertions = [
     (unless ''
       my.wireguard: several tunnels have the listenPort ${toString (twice listenPorts)}.
@@ -471,24 +433,21 @@ let
       my.wireguard: several tunnels publish ${toString (twice published)}.
       Give each its own address or port'' (twice published == [ ]))
     (unless ''
-      my.wireguard: publish has what is no address with a port: ${toString (builtins.filter isNoPlace (each published tunnels))}.
-      Legal: PORT, ADDRESS:PORT or [IPV6]:PORT'' (!builtins.any isNoPlace (each published tunnels)))
+      my.wireguard: publish has what is no address with a port: ${toString (filter isNoPlace (each published tunnels))}.
+      Legal: PORT, ADDRESS:PORT or [IPV6]:PORT'' (!any isNoPlace (each published tunnels)))
   ];
   listenPorts = _: tunnel: optional (tunnel.listenPort != null) (toString tunnel.listenPort);
   published = _: tunnel: attrNames tunnel.publish;
-  opened =
-    _: tunnel:
-    lib.optionals tunnel.openFirewall (
-      map (listen: lib.toInt (lib.last (lib.splitString ":" listen))) (attrNames tunnel.publish)
-    );
+  portOf = listen: lib.toInt (lib.last (lib.splitString ":" listen));
+  opened = name: tunnel: lib.optionals tunnel.openFirewall (map portOf (published name tunnel));
   isNoPlace = listen: match "([0-9.]+:|\\[[0-9A-Fa-f:.]+]:)?[0-9]+" listen == null;
 
   # Whose services find no names
-  nameless = builtins.filter (
+  nameless = filter (
     name:
     tunnels.${name}.configFile == null
     && tunnels.${name}.dns == [ ]
-    && builtins.any (service: service.wireguardTunnel == name) (attrValues config.systemd.services)
+    && any (service: service.wireguardTunnel == name) (attrValues config.systemd.services)
   ) (attrNames tunnels);
 
   serviceAssertions =
@@ -500,14 +459,14 @@ let
         optional (!service.restartIfChanged or true) "restartIfChanged = false"
         ++ optional (service.reloadIfChanged or false) "reloadIfChanged = true";
       engines = config.virtualisation.oci-containers or { };
-      containers = map (container: "${engines.backend or ""}-${container}") (attrNames engines.containers or { });
+      containers = map (name: "${engines.backend}-${name}") (attrNames engines.containers or { });
       visible =
         map (folder: "/run/${folder}/") (words settings "RuntimeDirectory")
-        ++ map pathIn (builtins.concatMap (words settings) bindKeys);
-      hidden = builtins.filter (
+        ++ map pathIn (concatMap (words settings) bindKeys);
+      hidden = filter (
         word:
         lib.hasPrefix "/run/" (pathIn word)
-        && !(lib.hasPrefix "-" word || builtins.any (folder: lib.hasPrefix folder (pathIn word)) visible)
+        && !(lib.hasPrefix "-" word || any (folder: lib.hasPrefix folder (pathIn word)) visible)
       ) (words settings "ReadWritePaths" ++ words settings "ReadOnlyPaths");
     in
     lib.optionals (service.wireguardTunnel != null) (
@@ -550,18 +509,23 @@ let
         ${place}: wireguardTunnel = ${toJSON socket.wireguardTunnel}, but starts ${started}.service, which has ${toJSON tunnel}.
         Set both to the same'' (tunnel == socket.wireguardTunnel))
     ]
-    ++ lib.optionals (socket.wireguardTunnel != null) (confinedAssertions place socket socket.socketConfig);
+    ++ lib.optionals (socket.wireguardTunnel != null) (
+      confinedAssertions place socket socket.socketConfig
+    );
 
+  # A rebuild leaves a socket whose service does not run as it was, in the host. Stopped when the new system is
+  # activated, it is started again in the tunnel, by what wants it. At boot, there is no systemd yet.
   moved =
-    name: socket:
+    name:
+    { wireguardTunnel, ... }:
     let
       systemctl = "${config.systemd.package}/bin/systemctl";
     in
-    optional (socket.wireguardTunnel != null) ''
-      if [ -d /run/systemd/system ] &&
-        [ "$(${systemctl} show --property=NetworkNamespacePath --value '${name}.socket')" != /run/netns/${socket.wireguardTunnel} ]
-      then
-        ${systemctl} stop '${name}.socket'
+    optional (wireguardTunnel != null && match ".*@" name == null) ''
+      if [ -d /run/systemd/system ]; then
+        ${systemctl} show --property=NetworkNamespacePath '${name}.socket' |
+          grep --quiet --line-regexp --fixed-strings 'NetworkNamespacePath=/run/netns/${wireguardTunnel}' ||
+          ${systemctl} stop '${name}.socket'
       fi
     '';
 
@@ -569,33 +533,32 @@ let
   startedBy =
     name: settings:
     let
-      lists = service: elem "${name}.socket" (words config.systemd.services.${service}.serviceConfig "Sockets");
-      listing = builtins.filter lists (attrNames config.systemd.services);
+      lists = _: service: elem "${name}.socket" (words service.serviceConfig "Sockets");
+      listing = attrNames (filterAttrs lists config.systemd.services);
     in
     lib.removeSuffix ".service" (
       settings.Service
-        or (if isOn settings.Accept or false then "${name}@" else builtins.head (listing ++ [ name ]))
+        or (if isOn settings.Accept or false then "${name}@" else head (listing ++ [ name ]))
     );
-  tunnelOf = service: (config.systemd.services.${service} or { wireguardTunnel = null; }).wireguardTunnel;
+  tunnelOf = service: config.systemd.services.${service}.wireguardTunnel or null;
 in
 {
   options.my.wireguard = tunnelOptions // {
-    enable = lib.mkEnableOption "the WireGuard tunnel `wg`: `wg.service`, in the network namespace `wg`";
-    package = mkOption {
+    enable = lib.mkEnableOption ''
+      the WireGuard tunnel `wg`: `wg.service`, in the network namespace `wg`'';
+    package = lib.mkOption {
       type = types.package;
       default = pkgs.wgns-helpers or (pkgs.callPackage ./package.nix { });
       defaultText = lib.literalExpression "pkgs.wgns-helpers or (pkgs.callPackage ./package.nix { })";
       description = "The package with netns-up, netns-down, wg-up and wg-down.";
     };
-    tunnels = mkOption {
+    tunnels = lib.mkOption {
       type = types.attrsOf (
         types.submodule {
           options = tunnelOptions // {
-            enable = mkOption {
-              type = types.bool;
-              default = true;
-              description = "Whether there is this tunnel; `my.wireguard.enable` is for the tunnel `wg` alone.";
-            };
+            enable = option types.bool true false ''
+              Whether there is this tunnel; `my.wireguard.enable` is for the tunnel `wg` alone.
+            '';
           };
         }
       );
@@ -604,30 +567,31 @@ in
     };
   };
 
-  options.systemd.services = mkOption {
+  options.systemd.services = lib.mkOption {
     type = types.attrsOf (
       types.submodule {
-        options.wireguardTunnel = mkOption (wireguardTunnel // {
-          description = ''
-            The tunnel that this service is confined to: it runs in the tunnel's network namespace, and stops with it.
-            Of /run it sees its own directories, the sockets of the journal and for notifications, and
-            /run/current-system; more by `serviceConfig.BindReadOnlyPaths`.
-          '';
-        });
+        options.wireguardTunnel = setting types.str "wg" ''
+          The tunnel that this service is confined to: it runs in the tunnel's network namespace, and stops with it.
+          Of /run it sees its own directories, the sockets of the journal and for notifications, and
+          /run/current-system; more by `serviceConfig.BindReadOnlyPaths`.
+        '';
       }
     );
   };
 
-  options.systemd.sockets = mkOption {
+  options.systemd.sockets = lib.mkOption {
     type = types.attrsOf (
       types.submodule (
         { config, name, ... }:
         {
-          options.wireguardTunnel = mkOption (wireguardTunnel // {
-            default = tunnelOf (startedBy name config.socketConfig);
-            defaultText = lib.literalMD "that of the service that the socket starts";
-            description = "The tunnel in whose network namespace this socket listens, and with which it stops.";
-          });
+          options.wireguardTunnel =
+            setting types.str "wg" ''
+              The tunnel in whose network namespace this socket listens, and with which it stops.
+            ''
+            // {
+              default = tunnelOf (startedBy name config.socketConfig);
+              defaultText = lib.literalMD "that of the service that the socket starts";
+            };
         }
       )
     );
@@ -641,9 +605,9 @@ in
         "nf_tables"
         "nft_ct"
       ];
-      systemd.packages = [ cfg.package ] ++ each untraced tunnels ++ each publishing tunnels ++ each reaching tunnels ++ each forwarding tunnels;
+      systemd.packages = [ cfg.package ] ++ each untraced tunnels ++ each doorFiles tunnels;
       # A rebuild starts a new one by this target, whose wants it goes through.
-      systemd.targets.multi-user.wants = each doors tunnels;
+      systemd.targets.multi-user.wants = each doorUnits tunnels;
       systemd.services = lib.mapAttrs' tunnelUnit tunnels // lib.mapAttrs' confinedUnit tunnels // {
         # Started again it would be another namespace, and all that is in this one would be stopped.
         "netns@" = {
@@ -653,18 +617,14 @@ in
       };
       environment.etc = lib.mapAttrs' (
         name: tunnel:
-        nameValuePair "wireguard/${name}.conf" (
-          if tunnel.configFile != null then { source = tunnel.configFile; } else { text = configuration tunnel; }
-        )
+        nameValuePair "wireguard/${name}.conf" (source tunnel)
       ) tunnels;
       environment.systemPackages = [ cfg.package ];
       networking.firewall.allowedTCPPorts = each opened tunnels;
     })
     {
       systemd.packages = dropIns "service" ++ dropIns "socket";
-      # A rebuild leaves a socket whose service does not run as it was, in the host. Stopped here, it is started again
-      # in the tunnel, by what wants it.
-      system.activationScripts.wgns = builtins.concatStringsSep "" (each moved config.systemd.sockets);
+      system.activationScripts.wgns = lib.concatStrings (each moved config.systemd.sockets);
       assertions =
         map nameAssertion (attrNames cfg.tunnels)
         ++ each tunnelAssertions tunnels

@@ -26,6 +26,8 @@ let
     removePrefix = prefix: text: if lib.hasPrefix prefix text then substring (stringLength prefix) (-1) text else text;
     splitString = separator: text: filter isString (split separator text);
     inherit unique;
+    concatLines = lib.concatMapStringsSep "" (line: "${line}\n");
+    concatStrings = concatStringsSep "";
     last = list: elemAt list (length list - 1);
     toInt = fromJSON;
     toList = value: if isList value then value else [ value ];

@@ -68,7 +68,7 @@ let
     "AF_INET6"
   ];
   local = inet ++ [ "AF_UNIX" ];
-  # One more user would be one more thing to make.
+  # All as one user, the machine's.
   wanted = settings: {
     wantedBy = [ "multi-user.target" ];
     serviceConfig = {
