@@ -326,16 +326,7 @@ let
   # ---- What cannot be
 
   # What can be set beside configFile
-  notInFile = [
-    "configFile"
-    "forwardPort.command"
-    "forwardPort.enable"
-    "openFirewall"
-    "publish"
-    "reach"
-    "waitHandshake"
-  ];
-
+  besidesFile = "configFile|forwardPort.*|openFirewall|publish|reach|waitHandshake";
   # By their whole names
   flat =
     set:
@@ -374,7 +365,7 @@ let
     name: tunnel:
     let
       place = if name == "wg" then "my.wireguard" else "my.wireguard.tunnels.\"${name}\"";
-      others = filter (name: !(elem name notInFile)) (whatIsSet tunnel);
+      others = filter (name: match besidesFile name == null) (whatIsSet tunnel);
       needed =
         setting:
         unless "${place}: ${setting} is missing; set it, or configFile in place of all" (
@@ -421,10 +412,9 @@ let
   # The values that several tunnels have, of what only one can have
   twice =
     values:
-    let
-      all = each values tunnels;
-    in
-    lib.unique (filter (value: builtins.length (filter (other: other == value) all) > 1) all);
+    attrNames (
+      filterAttrs (_: same: builtins.tail same != [ ]) (builtins.groupBy toString (each values tunnels))
+    );
   allTunnelsAssertions = [
     (unless ''
       my.wireguard: several tunnels have the listenPort ${toString (twice listenPorts)}.
@@ -433,14 +423,19 @@ let
       my.wireguard: several tunnels publish ${toString (twice published)}.
       Give each its own address or port'' (twice published == [ ]))
     (unless ''
-      my.wireguard: publish has what is no address with a port: ${toString (filter isNoPlace (each published tunnels))}.
-      Legal: PORT, ADDRESS:PORT or [IPV6]:PORT'' (!any isNoPlace (each published tunnels)))
+      my.wireguard: publish has what is no address with a port: ${toString noPlaces}.
+      Legal: PORT, ADDRESS:PORT or [IPV6]:PORT'' (noPlaces == [ ]))
   ];
-  listenPorts = _: tunnel: optional (tunnel.listenPort != null) (toString tunnel.listenPort);
+  listenPorts = _: tunnel: optional (tunnel.listenPort != null) tunnel.listenPort;
   published = _: tunnel: attrNames tunnel.publish;
   portOf = listen: lib.toInt (lib.last (lib.splitString ":" listen));
-  opened = name: tunnel: lib.optionals tunnel.openFirewall (map portOf (published name tunnel));
-  isNoPlace = listen: match "([0-9.]+:|\\[[0-9A-Fa-f:.]+]:)?[0-9]+" listen == null;
+  opened =
+    name: tunnel:
+    lib.optionals tunnel.openFirewall (
+      map portOf (filter isPlace (published name tunnel))
+    );
+  isPlace = listen: match "([0-9.]+:|\\[[0-9A-Fa-f:.]+]:)?[0-9]+" listen != null;
+  noPlaces = filter (listen: !isPlace listen) (each published tunnels);
 
   # Whose services find no names
   nameless = filter (

@@ -313,11 +313,11 @@ in
   rebuilds = rec {
     publish-added = rebuild [ ] [ (publish "127.0.0.1:9091") ];
     publish-changed = rebuild [ (publish "127.0.0.1:9091") ] [ (publish "127.0.0.1:9092") ];
-    publish-removed = rebuild [ (publish "127.0.0.1:9091") ] [ ];
+    publish-removed = rebuild [ (publish "127.0.0.1:9092") ] [ ];
     confined-while-running = rebuild [ ] [ (confine "late") ];
+    released = rebuild [ (confine "late") ] [ ];
     confined-behind-a-socket = rebuild [ ] [ (confine "radio") ];
     confined-idle-behind-a-socket = confined-behind-a-socket;
-    released = rebuild [ (confine "late") ] [ ];
     package-updated = {
       old = system "/usr/local" [ former ];
       new = system "/usr/local/new" [ former ];

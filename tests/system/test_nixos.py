@@ -49,9 +49,9 @@ REBUILDS = {
     "publish-changed": After(set(), {"web"}, {"127.0.0.1:9092", "*:8000"}, set()),
     "publish-removed": After(set(), {"web"}, {"*:8000"}, set()),
     "confined-while-running": After({"late"}, {"web", "late"}, {"*:8000"}, set()),
+    "released": After({"late"}, {"web"}, {"*:8000"}, set()),
     "confined-behind-a-socket": After({"radio"}, {"web"}, set(), {"*:8000"}),
     "confined-idle-behind-a-socket": After(set(), {"web"}, set(), {"*:8000"}),
-    "released": After({"late"}, {"web"}, {"*:8000"}, set()),
     "package-updated": After(set(), {"web"}, {"*:8000"}, set()),
 }
 PORTS = (":8000", ":9091", ":9092")
@@ -143,6 +143,7 @@ def switch(new: System) -> None:
         systemctl("stop", *stop)
     install(new)
     shell(new["activation"])
+    systemctl("reset-failed")
     systemctl("daemon-reload")
     if reload:
         systemctl("reload", *reload)
@@ -242,9 +243,10 @@ def test_rebuild(case: str, systems: dict[str, Any]) -> None:
     """The rebuild starts what it has to, in its place, and nothing else anew."""
     expected, pair = REBUILDS[case], systems["rebuilds"][case]
     assert pair["old"]["failed"] == pair["new"]["failed"] == []
-    # A socket that is no longer confined stays where it is
-    systemctl("stop", "radio.socket", "radio.service", check=False)
-    switch(pair["old"])
+    if installed != pair["old"]:  # a former case has often led to it
+        # A socket that is no longer confined stays where it is
+        systemctl("stop", "radio.socket", "radio.service", check=False)
+        switch(pair["old"])
     if case == "confined-behind-a-socket":
         shell("python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 8000), 20)'")
         wait_for(lambda: state("radio") == "active")
