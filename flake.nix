@@ -1,6 +1,7 @@
 {
   description = "Confine a systemd service to a WireGuard tunnel";
 
+  # `nix flake lock` writes flake.lock, which says at which commit.
   inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
 
   outputs =

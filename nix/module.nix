@@ -319,9 +319,10 @@ let
         && service.wantedBy ++ service.requiredBy ++ service.upheldBy != [ ]
       ) "${name}.service"
     ) config.systemd.services
-    ++ map (name: "${name}.socket") (
-      attrNames (filterAttrs (_: socket: socket.wireguardTunnel == tunnel) config.systemd.sockets)
-    );
+    ++ each (
+      name: socket:
+      optional (socket.wireguardTunnel == tunnel && !isTemplate name) "${name}.socket"
+    ) config.systemd.sockets;
 
   # ---- What cannot be
 
@@ -345,6 +346,7 @@ let
 
   unless = message: assertion: { inherit assertion message; };
   each = assertions: set: builtins.concatLists (mapAttrsToList assertions set);
+  isTemplate = name: match ".*@" name != null;
   isOn = value: match "1|on|true|yes" (toString value) != null;
 
   nameAssertion =
@@ -516,7 +518,7 @@ let
     let
       systemctl = "${config.systemd.package}/bin/systemctl";
     in
-    optional (wireguardTunnel != null && match ".*@" name == null) ''
+    optional (wireguardTunnel != null && !isTemplate name) ''
       if [ -d /run/systemd/system ]; then
         ${systemctl} show --property=NetworkNamespacePath '${name}.socket' |
           grep --quiet --line-regexp --fixed-strings 'NetworkNamespacePath=/run/netns/${wireguardTunnel}' ||

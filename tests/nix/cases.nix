@@ -13,6 +13,8 @@ let
     filter
     genList
     groupBy
+    head
+    isList
     isString
     length
     listToAttrs
@@ -142,6 +144,8 @@ let
       failed = map (a: a.message) (filter (a: !a.assertion) config.assertions);
       inherit (config) warnings;
       installed = has config.environment.systemPackages && has config.systemd.packages;
+      # Sockets that a rebuild stops where they listen in the host
+      moved = map head (filter isList (split "stop '([^']*)'" config.system.activationScripts.wgns));
       refused = filter (name: !(tryEval (deepSeq values.${name} true)).success) (attrNames values);
     };
 
@@ -575,6 +579,7 @@ let
           each.socketConfig.Accept = true;
           web-admin.socketConfig.Service = "web.service";
           kubo-api = { };
+          "each@" = { };
           free = {
             description = "not confined";
             wantedBy = [ "sockets.target" ];
@@ -595,6 +600,12 @@ let
           '';
           free = "";
         };
+        moved = [
+          "each.socket"
+          "kubo-api.socket"
+          "web.socket"
+          "web-admin.socket"
+        ];
         sockets = {
           web = plain ''
             [Socket]
@@ -611,6 +622,7 @@ let
             Service=web.service
           '';
           kubo-api = "";
+          "each@" = "";
           free = plain ''
             [Unit]
             Description=not confined
@@ -624,6 +636,7 @@ let
           "web.service.d/wireguard.conf" = made "wg" "wg" confinedService;
           "each@.service.d/wireguard.conf" = made "wg" "wg" confinedService;
           "kubo.service.d/wireguard.conf" = made "wg" "wg" confinedService;
+          "each@.socket.d/wireguard.conf" = made "wg" "wg" confinedSocket;
           "kubo-api.socket.d/wireguard.conf" = made "wg" "wg" confinedSocket;
           "web.socket.d/wireguard.conf" = made "wg" "wg" confinedSocket;
           "each.socket.d/wireguard.conf" = made "wg" "wg" confinedSocket;

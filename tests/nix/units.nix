@@ -65,7 +65,7 @@ rec {
       ++ section "Install" (joined unit { wantedBy = "WantedBy"; })
     );
 
-  # Files and links below /etc/systemd/system, as texts and as lists of the units in a target's .wants/
+  # The files below /etc/systemd/system by name, and the units in each target's .wants/ there
   files =
     config:
     let
@@ -90,15 +90,17 @@ rec {
     packaged // listToAttrs (written "service" ++ written "socket");
   wants =
     config:
+    let
+      wanted =
+        kind:
+        concatLists (
+          attributes (
+            name: unit: map (target: { ${target} = [ "${name}.${kind}" ]; }) unit.wantedBy
+          ) config.systemd."${kind}s"
+        );
+      multiUser = config.systemd.targets.multi-user.wants or [ ];
+    in
     zipAttrsWith (_: concatLists) (
-      concatLists (
-        map (
-          kind:
-          concatLists (
-            attributes (name: unit: map (target: { ${target} = [ "${name}.${kind}" ]; }) unit.wantedBy) config.systemd."${kind}s"
-          )
-        ) [ "service" "socket" ]
-      )
-      ++ [ { "multi-user.target" = config.systemd.targets.multi-user.wants or [ ]; } ]
+      wanted "service" ++ wanted "socket" ++ [ { "multi-user.target" = multiUser; } ]
     );
 }
