@@ -110,13 +110,16 @@ def install(system: System) -> None:
         CURRENT.symlink_to(programs.parent.parent)
 
 
+def files(system: System, unit: str) -> list[str]:
+    """A unit's own files."""
+    return sorted(name for name in system["units"] if name == unit or name.startswith(f"{unit}.d/"))
+
+
 def settings(system: System, unit: str) -> list[str]:
-    """The lines of a unit's files that count; none if it has no file of its own, nor its instance."""
-    units = system["units"]
-    base = unit if unit in units else re.sub(r"@[^.]*\.", "@.", unit)
-    own = [name for name in units if name == unit or name.startswith(f"{unit}.d/")]
-    files = [base, *sorted(name for name in units if name.startswith(f"{base}.d/")), *sorted({*own} - {base})]
-    lines = [line for name in files if own or "@" in unit for line in units.get(name, "").splitlines()]
+    """The lines that count, of the template too."""
+    units, own = system["units"], files(system, unit)
+    template = [] if unit in own else files(system, re.sub(r"@[^.]*\.", "@.", unit))
+    lines = [line for name in dict.fromkeys([*template, *own]) for line in units[name].splitlines()]
     return [line for line in lines if line and not re.match("#|Description=|Documentation=", line)]
 
 
@@ -128,7 +131,7 @@ def switch(new: System) -> None:
     stop, start, reload = [], ["multi-user.target", "sockets.target"], []
     for unit in sorted(active):
         before, after = settings(old, unit), settings(new, unit)
-        if before and not after:
+        if before and (not after or (files(old, unit) and not files(new, unit))):
             stop.append(unit)
         elif before == after or unit.endswith(".socket"):
             pass
