@@ -123,6 +123,18 @@ def test_each_promise_has_its_test() -> None:
         assert f"def {function}" in (ROOT / path).read_text(), (path, function)
 
 
+def test_links_lead_to_files() -> None:
+    """Each link in README.md and docs/ to a file of the repository finds it, and each page of docs/ is linked."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    linked = {
+        (page.parent / target).resolve()
+        for page in pages
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text())
+    }
+    assert not [str(path) for path in linked if not path.exists()]
+    assert set((ROOT / "docs").iterdir()) <= linked
+
+
 def test_the_version_is_the_same_everywhere() -> None:
     """The changelog begins with this version, and README.md installs its package."""
     assert re.findall(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0] == __version__
