@@ -9,7 +9,7 @@
 }:
 python3Packages.buildPythonApplication (finalAttrs: {
   pname = "wgns-helpers";
-  version = "0.1.0";
+  version = "0.2.0";
   pyproject = true;
 
   # What the package is made of: a change elsewhere, in nix/ say, does not build it anew.

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import MINIMAL, PROGRAMS, ROOT, run
+from wgns_helpers import __version__
 
 MODULES = sorted((ROOT / "wgns_helpers").glob("*.py"))
 
@@ -115,11 +116,29 @@ def code_lines(path: Path) -> int:
 
 
 def test_each_promise_has_its_test() -> None:
-    """THREATS.md names tests that exist."""
-    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "THREATS.md").read_text())
+    """docs/security.md names tests that exist."""
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs/security.md").read_text())
     assert len(named) > 10
     for path, function in named:
         assert f"def {function}" in (ROOT / path).read_text(), (path, function)
+
+
+def test_links_lead_to_files() -> None:
+    """Each link in README.md and docs/ to a file of the repository finds it, and each page of docs/ is linked."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    linked = {
+        (page.parent / target).resolve()
+        for page in pages
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text())
+    }
+    assert not [str(path) for path in linked if not path.exists()]
+    assert set((ROOT / "docs").iterdir()) <= linked
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    """The changelog begins with this version, and README.md installs its package."""
+    assert re.findall(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0] == __version__
+    assert f"./wgns-helpers_{__version__}_all.deb" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -129,7 +148,7 @@ def test_help_and_version(program: str) -> None:
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.startswith(f"usage: {program} ")
     assert "77 not permitted" in shown.stdout
-    assert run(program, "--version").stdout == "0.1.0\n"
+    assert run(program, "--version").stdout == f"{__version__}\n"
 
 
 def test_installed_by_pip_it_runs_from_anywhere(tmp_path: Path) -> None:
@@ -156,7 +175,7 @@ def test_installed_by_pip_it_runs_from_anywhere(tmp_path: Path) -> None:
         argv = [str(tmp_path / "venv/bin" / program), "--version"]
         assert (
             subprocess.run(argv, cwd="/", env=environment, capture_output=True, text=True, check=True).stdout
-            == "0.1.0\n"
+            == f"{__version__}\n"
         )
     dry = [str(tmp_path / "venv/bin/wg-up"), "--config", "-", "--dry-run"]
     shown = subprocess.run(dry, cwd="/", env=environment, input=MINIMAL, capture_output=True, text=True, check=True)

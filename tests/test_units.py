@@ -129,7 +129,11 @@ HARDENING = {
         "DynamicUser=true",
         "NetworkNamespacePath=/run/netns/NAME",
         "PrivateDevices=true",
+        "ProtectControlGroups=true",
         "ProtectHome=true",
+        "ProtectKernelLogs=true",
+        "ProtectKernelModules=true",
+        "ProtectKernelTunables=true",
         "ProtectProc=invisible",
         "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX",
         "RestrictNamespaces=true",
@@ -240,8 +244,8 @@ def test_no_setting_goes_on_in_the_next_line(path: Path) -> None:
 def test_systemctl_status_leads_to_the_manual(path: Path) -> None:
     """A unit says first what it is, and where it is documented."""
     assert [key(setting) for setting in settings(path, "Unit")[:2]] == ["Description", "Documentation"]
-    assert "man:wgns-helpers(8)" in settings(path, "Unit")[1]
-    assert (ROOT / "man/wgns-helpers.8").exists()
+    assert "man:wgns-helpers(7)" in settings(path, "Unit")[1]
+    assert (ROOT / "man/wgns-helpers.7").exists()
 
 
 @pytest.mark.parametrize("path", SERVICES, ids=name)

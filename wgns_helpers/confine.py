@@ -174,10 +174,11 @@ def confine(name: str, names: list[str], allowed: list[str]) -> None:
     running = [unit for unit in moved if (unit.runs or unit in failed) and not unit.template]
     apply(changes, running)
     for unit in units:
-        already = "already " if unit.path not in changes else ""
         later = " from its next start on" if (unit not in running and not unit.runs) or unit.template else ""
         starts = f"starts with {tunnel}" if _starts_with_tunnel(unit) else "is started as before"
-        say(f"{unit.name} is {already}confined to {shown(name)}{later}, and {starts}")
+        now = f"systemctl start {unit.name}" if later and unit.state and _starts_with_tunnel(unit) else ""
+        is_now = "is already" if unit.path not in changes else "is"
+        say(f"{unit.name} {is_now} confined to {shown(name)}{later}, and {starts}", now)
     _prove(name, running)
     if not glob(f"{SYSTEM}/*.wants/{tunnel}"):
         warn(f"{tunnel} is not enabled: at boot, only an enabled service starts it", f"systemctl enable --now {tunnel}")
@@ -201,9 +202,8 @@ def release(names: list[str], *, restart: bool) -> None:
         if unit.instance and confined_to(template):
             say(f"{unit.name} is confined as an instance of {template}", f"wgns release {template}")
         elif written[unit.name]:
-            say(f"{unit.name} uses the host's open network from its next start on")
-            if unit.runs and unit not in again:
-                say(f"{unit.name} stays where it is until then", f"systemctl restart {unit.name}")
+            now = f"systemctl restart {unit.name}" if unit.runs and unit not in again else ""
+            say(f"{unit.name} uses the host's open network from its next start on", now)
         else:
             say(f"{unit.name} is not confined")
     if again:

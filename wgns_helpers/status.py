@@ -38,7 +38,7 @@ def names() -> list[str]:
 
 
 def look(name: str = "") -> list[dict[str, Any]]:
-    """Everything about the tunnel `name` or about all, as README.md describes it; without private and preshared keys.
+    """Everything about the tunnel `name` or about all, as wgns(8) describes it; without private and preshared keys.
 
     All are those that are there, those with a configuration and a namespace, and those whose unit is enabled, failed or
     active. What cannot be seen is None, and why is in "unseen". Raises `MissingError` if `name` is not there at all.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -181,19 +180,3 @@ def test_a_dead_address_gives_way_to_the_next(provider: str) -> None:
     done = run("wg-up", "--wait-handshake", "60")
     assert done.returncode == 0, done.stderr
     assert shell("ip netns exec wg wg show wg endpoints").split()[1] == f"{second}:51820"
-
-
-@pytest.mark.wireguard
-def test_the_examples_of_the_man_page(provider: str, tmp_path: Path, unchanged: None) -> None:
-    """The commands that the man page shows for a tunnel by hand work as they stand there, and leave nothing."""
-    page = (ROOT / "man/wgns-helpers.8").read_text().partition(".SH EXAMPLES")[2]
-    commands = page.partition(".EX\n")[2].partition(".EE")[0].replace("\\-", "-").splitlines()
-    assert len(commands) == 8
-    (tmp_path / "provider.conf").write_text(provider)
-    shell("mkdir -p -m 700 /etc/wireguard")
-    path = f"{ROOT}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    for command in commands:
-        argv = ["sh", "-c", command]
-        done = subprocess.run(argv, cwd=tmp_path, env={"PATH": path}, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, (command, done.stderr)
-    shell("rm -r /etc/wireguard")

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests import pages
 from tests.kernel.conftest import snapshot
 from tests.kernel.test_tunnel import ping, provider, public, write
 from tests.support import MINIMAL, POWERLESS, PRESHARED, PUBLIC, ROOT, run, shell
@@ -121,10 +122,11 @@ def tunnel(provider: str) -> str:
     return provider
 
 
-def test_readme_has_the_form_of_the_json() -> None:
-    """Each key stands in the README."""
-    readme = (ROOT / "README.md").read_text()
-    assert [key for key in (*TUNNEL, *PEER) if f"`{key}`" not in readme] == []
+def test_the_man_page_has_the_form_of_the_json() -> None:
+    """wgns(8) explains each key and each state of a peer, and nothing else."""
+    page = pages.source("wgns.8")
+    assert sorted(pages.tags(pages.section(page, "JSON"))) == sorted([*TUNNEL, *PEER])
+    assert pages.tags(pages.section(page, "STATES OF A PEER")) == ["alive", "waiting", "idle", "never", "stale"]
 
 
 @pytest.mark.parametrize(

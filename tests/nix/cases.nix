@@ -351,7 +351,7 @@ let
           "wgns-publish-wg-9092-98dadfb3.socket" = plain ''
             [Unit]
             Description=127.0.0.1:9092 in the network namespace wg
-            Documentation=man:systemd-socket-proxyd(8) man:wgns-helpers(8)
+            Documentation=man:systemd-socket-proxyd(8) man:wgns-helpers(7)
             BindsTo=wg.service
             DefaultDependencies=false
             After=sysinit.target wg.service
