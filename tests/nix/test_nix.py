@@ -135,3 +135,28 @@ def test_what_a_file_names_is_there(path: Path) -> None:
     """Paths in Nix files lead somewhere; of most, only a build would find out."""
     for name in re.findall(r"(?<![\w.\"/])(\.\.?/[\w./@-]+)", re.sub("#.*", "", path.read_text())):
         assert (path.parent / name).exists(), name
+
+
+README_EXAMPLE = """let
+  modules = import %(root)s/tests/nix/modules.nix;
+  writeTextDir = path: text: { inherit path text; };
+  package = { type = "derivation"; name = "wgns-helpers"; outPath = "/nix/store/00000000000000000000000000000000-w"; };
+  transmission.systemd.services.transmission.serviceConfig = { Type = "notify"; BindPaths = [ "/run" ]; };
+  config = modules.evalModules { pkgs = { inherit writeTextDir; }; } [
+    %(root)s/tests/nix/nixos.nix %(root)s/nix/module.nix { my.wireguard.package = package; } transmission { %(text)s }
+  ];
+in {
+  assertions = map (one: one.message) (builtins.filter (one: !one.assertion) config.assertions);
+  inherit (config) warnings;
+  confined = config.systemd.services.transmission.wireguardTunnel;
+}"""
+
+
+def test_the_examples_of_the_readme() -> None:
+    """Each example for NixOS in README.md evaluates beside a service with the settings of NixOS's transmission."""
+    examples = re.findall(r"^```nix\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    found = [evaluate("--expr", README_EXAMPLE % {"root": ROOT, "text": text}) for text in examples]
+    assert found == [
+        {"assertions": [], "warnings": [], "confined": "mullvad"},
+        {"assertions": [], "warnings": [], "confined": None},
+    ]
