@@ -1,5 +1,5 @@
 # Each of these does all the set-up that it needs; `make test` and `make demo` want root for what changes namespaces.
-.PHONY: demo test bench install uninstall
+.PHONY: demo test bench install uninstall deb
 
 demo: .venv/ready
 	@tests/with-wireguard demo/demo
@@ -16,6 +16,9 @@ install:
 
 uninstall:
 	@packaging/install --uninstall
+
+deb:
+	@packaging/deb
 
 .venv/ready: setup.cfg pyproject.toml
 	@tests/setup

@@ -153,3 +153,20 @@ def test_uninstall_of_nothing_says_where_it_looked(tmp_path: Path) -> None:
     done = make("uninstall", tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{tmp_path}/usr/local/lib/wgns-helpers/installed" in done.stderr
+
+
+def test_the_debian_package_has_the_version_of_the_programs() -> None:
+    """debian/changelog begins with the version, and debian/copyright and the build name the same wgconfig as nix/."""
+    first = (ROOT / "debian/changelog").read_text().splitlines()[0]
+    assert first.startswith(f"wgns-helpers ({wgns_helpers.__version__}) ")
+    pinned = re.match(r"wgconfig==(\S+) --hash=sha256:[0-9a-f]{64}\n", (ROOT / "debian/wgconfig.txt").read_text())
+    assert pinned
+    assert f'version = "{pinned[1]}"' in (ROOT / "nix/wgconfig.nix").read_text()
+
+
+def test_what_is_deleted_on_purge_never_opens_a_unit() -> None:
+    """The package's scripts delete no drop-in of a confined unit."""
+    for script in ("prerm", "postrm"):
+        text = (ROOT / f"debian/wgns-helpers.{script}").read_text()
+        code = [line for line in text.splitlines() if not line.lstrip().startswith(("#", "echo"))]
+        assert not [line for line in code if "wireguard.conf" in line or ".d/" in line.replace("/run/systemd", "")]
