@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import MINIMAL, PROGRAMS, ROOT, run
+from wgns_helpers import __version__
 
 MODULES = sorted((ROOT / "wgns_helpers").glob("*.py"))
 
@@ -129,7 +130,7 @@ def test_help_and_version(program: str) -> None:
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.startswith(f"usage: {program} ")
     assert "77 not permitted" in shown.stdout
-    assert run(program, "--version").stdout == "0.1.0\n"
+    assert run(program, "--version").stdout == f"{__version__}\n"
 
 
 def test_installed_by_pip_it_runs_from_anywhere(tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_installed_by_pip_it_runs_from_anywhere(tmp_path: Path) -> None:
         argv = [str(tmp_path / "venv/bin" / program), "--version"]
         assert (
             subprocess.run(argv, cwd="/", env=environment, capture_output=True, text=True, check=True).stdout
-            == "0.1.0\n"
+            == f"{__version__}\n"
         )
     dry = [str(tmp_path / "venv/bin/wg-up"), "--config", "-", "--dry-run"]
     shown = subprocess.run(dry, cwd="/", env=environment, input=MINIMAL, capture_output=True, text=True, check=True)
