@@ -162,29 +162,3 @@ def test_the_debian_package_has_the_version_of_the_programs() -> None:
     pinned = re.match(r"wgconfig==(\S+) --hash=sha256:[0-9a-f]{64}\n", (ROOT / "debian/wgconfig.txt").read_text())
     assert pinned
     assert f'version = "{pinned[1]}"' in (ROOT / "nix/wgconfig.nix").read_text()
-
-
-def test_what_is_deleted_on_purge_never_opens_a_unit(tmp_path: Path) -> None:
-    """The package's purge takes doors and links away. A drop-in stays, and so does what somebody else wrote."""
-    script = (ROOT / "debian/wgns-helpers.postrm").read_text().replace("#DEBHELPER#", "")
-    for folder in ("/etc", "/run"):
-        script = script.replace(f"{folder}/", f"{tmp_path}{folder}/")
-    units = tmp_path / "etc/systemd/system"
-    mine = "# Written by wgns confine vpn daemon.service; wgns release removes it.\n"
-    files = {
-        "daemon.service.d/wireguard.conf": mine,
-        "other.service.d/wireguard.conf": "[Service]\n",
-        "publish-vpn-80.socket": mine.replace("confine", "publish"),
-        "reach-home.service": "[Service]\n",
-        "daemon.service": "[Service]\n",
-    }
-    for name, text in files.items():
-        (units / name).parent.mkdir(parents=True, exist_ok=True)
-        (units / name).write_text(text)
-    links = ("wg-confined@vpn.service.wants/daemon.service", "multi-user.target.wants/wg@vpn.service")
-    for link in links:
-        (units / link).parent.mkdir()
-        (units / link).symlink_to("/nonexistent")
-    subprocess.run(["sh", "-c", script, "postrm", "purge"], check=True)
-    left = sorted(str(path.relative_to(units)) for path in units.rglob("*") if not path.is_dir())
-    assert left == sorted(set(files) - {"publish-vpn-80.socket"})
