@@ -19,6 +19,7 @@ python3Packages.buildPythonApplication (finalAttrs: {
       ../LICENSE
       ../README.md
       ../bin
+      ../completion
       ../man
       ../pyproject.toml
       ../setup.cfg
