@@ -264,7 +264,7 @@ def set_link(index: int, *, up: bool | None = None, mtu: int = 0, promote: bool 
     if promote:  # IFLA_AF_SPEC, AF_INET, IFLA_INET_CONF, IPV4_DEVCONF_PROMOTE_SECONDARIES
         payload += attribute(26, attribute(2, attribute(1, attribute(20, pack("=I", 1)))))
     lines = [f"mtu {mtu}"] * bool(mtu) + ["up" if up else "down"] * (up is not None)
-    what = ", ".join(lines) or "let addresses stay when another one of their network goes"
+    what = ", ".join(lines) or "keep addresses when another address of their network is removed"
     body = _link_message(index, IFF_UP if up else 0, 0 if up is None else IFF_UP, payload)
     return Request(what, RTM_NEWLINK, body)
 
