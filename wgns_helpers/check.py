@@ -45,11 +45,8 @@ CAPABILITIES = {
 _SYSCTLS = (("ipv4", "forwarding"), ("ipv4", "route_localnet"), ("ipv6", "forwarding"))  # in conf/ of each link
 # Calls that change nothing where they are allowed: no key has this type. The last is KEYCTL_GET_KEYRING_ID of
 # KEY_SPEC_PROCESS_KEYRING (linux/keyctl.h).
-_HARMLESS = (
-    (b"request_key", b"wgns", b"wgns", None, 0),
-    (b"add_key", b"wgns", b"wgns", None, 0, 0),
-    (b"keyctl", 0, -2, 0),
-)
+_KEY = (b"wgns", b"wgns", None, 0)
+_HARMLESS = ((b"request_key", *_KEY), (b"add_key", *_KEY, 0), (b"keyctl", 0, -2, 0))
 
 
 def own_name(process: str = "self") -> str:

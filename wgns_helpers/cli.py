@@ -10,30 +10,23 @@ from . import __version__, signals
 from .errors import ERROR, Failure, UsageError, say, shown, system_error
 from .netns import checked_link, checked_name
 
-# How many names each program takes, a command counting as some, and its options, with = if they take a value
+# How many names each program takes, a command counting as some, its options, with = if they take a value, and its names
 _PROGRAMS = {
-    "netns-up": (1, 1, ""),
-    "netns-down": (1, 1, ""),
-    "wg-up": (0, 1, "--netns= --config= --private-key= --resolve-timeout= --wait-handshake= --dry-run"),
-    "wg-down": (0, 1, "--netns="),
-    "wgns": (0, 1 << 30, ""),
-    "wgns status": (0, 1, "--json"),
-    "wgns check": (0, 1, "--unit= --pid= --json"),
-    "wgns confine": (2, 1 << 30, "--allow= --print"),
-    "wgns release": (1, 1 << 30, "--restart"),
-    "wgns publish": (2, 3, ""),
-    "wgns reach": (3, 3, ""),
-    "wgns dropin": (1, 1, "--unit= --allow="),  # the former name of confine --print
-    "wgns exec": (2, 1 << 30, "--user= --allow="),
-    "wgns refresh": (0, 1, ""),
-    "wgns forward": (1, 1, "--gateway= --exec="),
-}
-_NAMES = {
-    "wgns exec": "NAME and COMMAND",
-    "wgns confine": "TUNNEL and UNIT",
-    "wgns release": "UNIT",
-    "wgns publish": "TUNNEL and PORT",
-    "wgns reach": "TUNNEL, PORT and HOST:PORT",
+    "netns-up": (1, 1, "", "one NAME"),
+    "netns-down": (1, 1, "", "one NAME"),
+    "wg-up": (0, 1, "--netns= --config= --private-key= --resolve-timeout= --wait-handshake= --dry-run", "one NAME"),
+    "wg-down": (0, 1, "--netns=", "one NAME"),
+    "wgns": (0, 1 << 30, "", ""),
+    "wgns status": (0, 1, "--json", "one NAME"),
+    "wgns check": (0, 1, "--unit= --pid= --json", "one NAME"),
+    "wgns confine": (2, 1 << 30, "--allow= --print", "TUNNEL and UNIT"),
+    "wgns release": (1, 1 << 30, "--restart", "UNIT"),
+    "wgns publish": (2, 3, "", "TUNNEL and PORT"),
+    "wgns reach": (3, 3, "", "TUNNEL, PORT and HOST:PORT"),
+    "wgns dropin": (1, 1, "--unit= --allow=", "one NAME"),  # the former name of confine --print
+    "wgns exec": (2, 1 << 30, "--user= --allow=", "NAME and COMMAND"),
+    "wgns refresh": (0, 1, "", "one NAME"),
+    "wgns forward": (1, 1, "--gateway= --exec=", "one NAME"),
 }
 
 
@@ -76,7 +69,7 @@ def main(program: str) -> None:
 
 def _parse(program: str, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
     """The names and the options in `arguments`; argparse would take as long as all the rest of netns-up."""
-    least, most, options = _PROGRAMS[program]
+    least, most, options, expected = _PROGRAMS[program]
     known = options.split()
     names: list[str] = []
     given: dict[str, str] = {}
@@ -102,7 +95,7 @@ def _parse(program: str, arguments: list[str]) -> tuple[list[str], dict[str, str
         else:
             given[option] = f"{given[option]}\n{value}" if option in given else value
     if not least <= len(names) <= most:
-        raise UsageError(f"expected {_NAMES.get(program, 'one NAME')}, {len(names)} given", "--help shows the usage")
+        raise UsageError(f"expected {expected}, {len(names)} given", "--help shows the usage")
     return names, given
 
 

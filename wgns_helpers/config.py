@@ -105,7 +105,7 @@ def _check(tunnel: Tunnel, interface: Section) -> None:
     """Check what is missing, and what concerns more than one value."""
     if not any(tunnel.private_key):
         what = "the private key is all zeros, which means none" if tunnel.private_key else "no private key"
-        hint = "wg genkey makes one, for PrivateKey, PrivateKeyFile, --private-key or the credential private-key"
+        hint = "a provider's file has one; PrivateKeyFile and the credential private-key name another file"
         raise ConfigError(f"{interface.source}: {what}", hint)
     if not tunnel.peers:
         warn(f"{interface.source}: no [Peer]: nothing can go through this tunnel")

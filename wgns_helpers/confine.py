@@ -44,7 +44,10 @@ def tunnel_unit(name: str) -> str:
 
 
 def drop_in(name: str, unit: Unit, allowed: list[str]) -> str:
-    """What confines `unit` to the tunnel `name` and lets it see `allowed` of /run besides. Raises `Failure`."""
+    """What confines `unit` to the tunnel `name` and lets it see `allowed` of /run, and what it could see before.
+
+    Raises `Failure`.
+    """
     head = f"{_MARK} {name} {unit.name}; wgns release {unit.name} removes it.\n"
     settings = text(name, unit.kind).replace(f"wg@{escaped(name)}.service", tunnel_unit(name))
     if unit.kind == "socket":
@@ -56,7 +59,7 @@ def drop_in(name: str, unit: Unit, allowed: list[str]) -> str:
         warn(f"{program} is in none of {_PATH}: can the unit's user execute it?", "install it for all users")
     settings = settings.replace(" wgns check", f" {program} check")
     before = _without_sockets(unit)
-    allowed = [checked_path(path) for path in allowed]
+    allowed = [checked_path(path) for path in dict.fromkeys([*_allowed(unit), *allowed])]
     after = [f"BindPaths={path}" for path in allowed] + _of_run(name, unit, allowed)
     if unit.each("NoExecPaths"):
         python = os.path.realpath(sys.executable)
@@ -172,6 +175,7 @@ def confine(name: str, names: list[str], allowed: list[str]) -> None:
     failed = [unit for unit in units if unit.state.get("ActiveState") == "failed" and confined_to(unit.name)]
     moved = [unit for unit in units if unit.path in changes or unit in failed or _place(unit) not in (name, None)]
     running = [unit for unit in moved if (unit.runs or unit in failed) and not unit.template]
+    running += [one for unit in units for one in unit.instances() if _place(one) != name and not confined_to(one.name)]
     apply(changes, running)
     for unit in units:
         later = " from its next start on" if (unit not in running and not unit.runs) or unit.template else ""
@@ -196,13 +200,16 @@ def release(names: list[str], *, restart: bool) -> None:
         if unit.runs and unit.state["NetworkNamespacePath"] + unit.state["PrivateNetwork"] == "no" and _place(unit):
             written[unit.name].append(unit.path)
     again = [unit for unit in units if restart and unit.state and (unit.runs or _links(unit)) and written[unit.name]]
+    instances = [one for unit in units if written[unit.name] for one in unit.instances() if not confined_to(one.name)]
+    again += instances if restart else []
     apply(dict.fromkeys(chain(*written.values()), ""), again)
     for unit in units:
         template = f"{unit.prefix}@.{unit.kind}"
         if unit.instance and confined_to(template):
             say(f"{unit.name} is confined as an instance of {template}", f"wgns release {template}")
         elif written[unit.name]:
-            now = f"systemctl restart {unit.name}" if unit.runs and unit not in again else ""
+            running = unit.runs or (unit.template and not restart)
+            now = f"systemctl restart {unit.name.replace('@.', '@*.')}" if running and unit not in again else ""
             say(f"{unit.name} uses the host's open network from its next start on", now)
         else:
             say(f"{unit.name} is not confined")
@@ -264,6 +271,11 @@ def confined_to(unit: str) -> str:
     """The tunnel that a unit is confined to by `confine`; empty for none."""
     lines = read(f"{SYSTEM}/{unit}.d/wireguard.conf").splitlines()
     return next((line.removeprefix(_MARK).split()[0] for line in lines if line.startswith(_MARK)), "")
+
+
+def _allowed(unit: Unit) -> list[str]:
+    """What an earlier `confine` has let the unit see by --allow."""
+    return re.findall(r"^BindPaths=(/.*)", read(unit.path).partition("\nDevicePolicy=")[2], re.MULTILINE)
 
 
 def _starts_with_tunnel(unit: Unit) -> bool:

@@ -60,7 +60,7 @@ def system_error(what: str, error: OSError, detail: str = "") -> Failure:
     """
     reason = os.strerror(error.errno or 0).lower() + (f" ({detail})" if detail else "")
     if isinstance(error, PermissionError):
-        lacking = "root lacks a capability here (CapabilityBoundingSet=, a container?)"
+        lacking = "root lacks a capability (CapabilityBoundingSet=, a container?), or another user owns the file"
         return PermissionRefusedError(f"{what}: {reason}", "run it as root" if os.geteuid() else lacking)
     return Failure(f"{what}: {reason}")
 

@@ -151,7 +151,7 @@ def open_namespace(name: str) -> int:
         descriptor = os.open(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
         near = did_you_mean(name, os.listdir(DIRECTORY) if os.path.isdir(DIRECTORY) else [])
-        hint = f"{near}netns-up {name} makes one, its unit is wg@{name}"
+        hint = f"{near}netns-up {name} makes one; systemctl start wg@{name}, a tunnel"
         raise MissingError(f'there is no network namespace "{name}"', hint) from None
     except OSError as error:
         raise system_error(path, error) from None

@@ -24,11 +24,8 @@ def table(tunnels: list[dict[str, Any]]) -> str:
         traffic = [size(sum(peer[key] for peer in peers)) for key in ("received", "sent")]
         confined = tunnel["confined"].items()
         inside = [unit + " (not confined)" * (how not in (*_RIGHT, None)) for unit, how in confined if unit]
-        last = (
-            [*tunnel["faults"], f"hint: {'; '.join(tunnel['hints'])}"]
-            if tunnel["faults"]
-            else inside + tunnel["unseen"]
-        )
+        wrong = [*tunnel["faults"], f"hint: {'; '.join(tunnel['hints'])}"]
+        last = wrong if tunnel["faults"] else inside + tunnel["unseen"]
         numbers = [age(latest), *traffic] if tunnel["present"] else ["-"] * 3
         rows.append(list(map(_printable, [tunnel["name"], state, *numbers, "; ".join(last)])))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

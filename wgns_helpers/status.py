@@ -58,6 +58,8 @@ def look(name: str = "") -> list[dict[str, Any]]:
         unit, inside, ways = units.get(each, ""), within.get(each, {}), doors.of(each)
         main = {unit: int(properties.get(unit, {}).get("MainPID") or 0) for unit in inside}
         chosen = {unit: main[unit] if main[unit] in found else min(found) for unit, found in inside.items()}
+        doors_of = {f"{stem}.service": "a door" for stem in ways}
+        judged = {unit: doors_of.get(unit) or _judged(each, process) for unit, process in chosen.items()}
         tunnel: dict[str, Any] = {
             "name": each,
             "unit": unit,
@@ -65,10 +67,7 @@ def look(name: str = "") -> list[dict[str, Any]]:
             "namespace": f"{netns.DIRECTORY}/{each}",
             "inode": (spaces.get(each) or (0, 0))[1],
             "inside": inside,
-            "confined": {
-                unit: "a door" if unit.removesuffix(".service") in ways else _judged(each, process)
-                for unit, process in chosen.items()
-            },
+            "confined": judged,
             "published": [f"{at} -> {to}" for verb, _, at, to in ways.values() if verb == "publish"],
             "reaches": [f"{at} -> {to}" for verb, _, at, to in ways.values() if verb == "reach"],
         }
@@ -77,9 +76,10 @@ def look(name: str = "") -> list[dict[str, Any]]:
     _watch([watched for tunnel in tunnels if tunnel["inode"] for watched in _link(tunnel)])
     for tunnel in tunnels:
         result = properties.get(tunnel["unit"], {}).get("Result", "success")
-        others = [unit for unit in linked.get(tunnel["name"], ()) if unit not in tunnel["inside"]]
-        loose = [unit for unit in others if _OPEN.items() <= properties.get(unit, {}).items()]
-        tunnel["faults"], tunnel["hints"] = _faults(tunnel, result, loose)
+        others = {u: properties.get(u, {}) for u in linked.get(tunnel["name"], ()) if u not in tunnel["inside"]}
+        loose = [unit for unit, found in others.items() if _OPEN.items() <= found.items()]
+        down = [unit for unit, found in others.items() if found.get("ActiveState") == "failed" and unit not in loose]
+        tunnel["faults"], tunnel["hints"] = _faults(tunnel, result, loose, down)
     expected = {name, *units, *(each for each in spaces if os.path.exists(config.path_of(each)))}
     return [tunnel for tunnel in tunnels if tunnel["name"] in expected or tunnel["present"] is not False]
 
@@ -197,9 +197,8 @@ def _watch(watched: list[Watched]) -> None:
                 now, sessions = link.read()
             except Failure:  # it is gone
                 continue
-            tunnel["peers"] = [
-                peer_at(peer, sessions[peer.public_key], time.time(), former.get(peer.public_key)) for peer in now.peers
-            ]
+            clock, keys = time.time(), [(peer, peer.public_key) for peer in now.peers]
+            tunnel["peers"] = [peer_at(peer, sessions[key], clock, former.get(key)) for peer, key in keys]
     for _, link, _ in watched:
         link.__exit__()
 
@@ -259,10 +258,10 @@ def _key(key: bytes) -> str:
     return b2a_base64(key, newline=False).decode()
 
 
-def _faults(tunnel: dict[str, Any], result: str, loose: list[str]) -> tuple[list[str], list[str]]:
+def _faults(tunnel: dict[str, Any], result: str, loose: list[str], down: list[str]) -> tuple[list[str], list[str]]:
     """Why the tunnel is not as it should be, and what mends that.
 
-    `result` is that of its unit; `loose` are the units that it starts in the host's network.
+    `result` is that of its unit; `loose` are the units that it starts in the host's network, `down` those that failed.
     """
     name, unit, state, present = (tunnel[key] for key in ("name", "unit", "unit_state", "present"))
     short, because = quote(unit.removesuffix(".service")), f" ({result})" if result != "success" else ""
@@ -291,6 +290,7 @@ def _faults(tunnel: dict[str, Any], result: str, loose: list[str]) -> tuple[list
             found.append((f"{unit or 'a command'}: {how}", hint))
     for unit in loose:
         found.append((f"{unit} starts with the tunnel and is not confined to it", f"wgns confine {name} {quote(unit)}"))
+    found += [(f"{unit} is confined to it, and has failed", f"journalctl -u {quote(unit)} tells why") for unit in down]
     return [text for text, _ in found], list(dict.fromkeys(hint for _, hint in found))
 
 

@@ -49,6 +49,15 @@ class Unit:
         self.ends = self.one("Type") == "oneshot" and not self.yes("RemainAfterExit")
         self.triggers = self.state.get("TriggeredBy", "").split() if self.state else self._triggers()
 
+    def instances(self) -> list[Unit]:
+        """The instances of a template that run, but for those of a connection (Accept=)."""
+        if not self.template or not self.state:
+            return []
+        argv = ["systemctl", "list-units", "--plain", "--no-legend", f"{self.prefix}@*.{self.kind}"]
+        listed = subprocess.run(argv, capture_output=True, text=True, check=False).stdout.splitlines()
+        found = [Unit(line.split()[0]) for line in listed]
+        return [each for each in found if each.runs and not each.triggers]
+
     def _triggers(self) -> list[str]:
         """What starts a service, as far as files tell."""
         kinds = ("socket", "timer", "path") if self.kind == "service" else ()

@@ -109,6 +109,18 @@ def test_print_changes_nothing() -> None:
     assert text.endswith(DROP_IN.read_text())
 
 
+def test_what_was_allowed_stays_so() -> None:
+    """A second command keeps what --allow of the first one has let in, and adds to it."""
+    Path("/run/first").touch()
+    Path("/run/second").touch()
+    confine("home", "echo", "--allow", "/run/first")
+    confine("home", "echo", "--allow", "/run/second")
+    former = DROP_IN.read_text()
+    assert former.endswith("BindPaths=/run/first\nBindPaths=/run/second\n")
+    confine("home", "echo")
+    assert DROP_IN.read_text() == former
+
+
 # Settings of a unit, and lines of its drop-in
 NEEDS = {
     "BindPaths=/srv /run /data:/x\nBindPaths=-/opt": [

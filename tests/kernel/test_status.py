@@ -243,7 +243,7 @@ def test_no_tunnel(unchanged: None) -> None:
     assert ask() == (69, "", nothing)
     assert asked() == (69, [])
     assert ask("file")[0] == 69
-    hint = "netns-up nobody makes one, its unit is wg@nobody"
+    hint = "netns-up nobody makes one; systemctl start wg@nobody, a tunnel"
     assert ask("nobody")[::2] == (69, f'wgns: there is no network namespace "nobody"\nwgns: hint: {hint}\n')
     code, printed, said = ask("wg")
     assert (code, said) == (69, 'wgns: "wg": there is no such WireGuard link\nwgns: hint: wg-up wg\n')
@@ -375,7 +375,7 @@ PEERS = {state: {"public_key": "x" * 44, "state": state, "handshake": 200} for s
 )
 def test_faults_and_hints(changes: dict[str, Any], result: str, fault: str | None, hint: str | None) -> None:
     """Each fault has the command that mends it, or tells more."""
-    faults, hints = status._faults(tunnel_of(**changes), result or "success", [])  # noqa: SLF001
+    faults, hints = status._faults(tunnel_of(**changes), result or "success", [], [])  # noqa: SLF001
     assert (faults, hints) == ([fault] if fault else [], [hint] if hint else [])
 
 

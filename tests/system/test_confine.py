@@ -441,6 +441,30 @@ def test_twice_is_as_once(echo: str) -> None:
     assert "is not confined" in wgns("release", echo).stderr
 
 
+def test_instances_that_run(echo: str) -> None:
+    """A template is confined, moved and released with its instances that run, but for one with a drop-in of its own."""
+    unit("echo-many@.service", SLEEP)
+    names = ["echo-many@one.service", "echo-many@two.service"]
+    systemctl("start", *names)
+    assert wgns("confine", "second", names[1]).returncode == 0
+    done = wgns("confine", "demo", "echo-many@")
+    assert (done.returncode, *map(confined, names)) == (0, "demo", "second")
+    assert "echo-many@one.service runs confined" in done.stderr
+    assert "wgns: hint: systemctl restart echo-many@*.service\n" in wgns("release", "echo-many@").stderr
+    assert wgns("confine", "demo", "echo-many@").returncode == 0
+    assert (wgns("release", "--restart", "echo-many@").returncode, *map(confined, names)) == (0, "host", "second")
+
+
+def test_what_was_allowed_stays_so(echo: str) -> None:
+    """Confined again or moved, a service goes on seeing what --allow has let in before."""
+    Path("/run/needed").touch()
+    unit("echo-two.service", "DynamicUser=yes\nExecStart=sh -c 'test -e /run/needed || exit 3; exec sleep infinity'")
+    systemctl("start", "echo-two")
+    for tunnel, *allowed in (("demo", "--allow", "/run/needed"), ("demo",), ("second",)):
+        assert wgns("confine", tunnel, "echo-two", *allowed).returncode == 0
+        assert confined("echo-two.service") == tunnel
+
+
 def test_units_that_are_refused(echo: str) -> None:
     """One of the user manager, an unknown one, a masked one, one on the bus: each with a hint, and nothing changes."""
     Path("/etc/systemd/user/echo-user.service").write_text("[Service]\nExecStart=true\n")
@@ -497,6 +521,9 @@ def test_a_service_that_does_not_run_confined(restart: str, echo: str) -> None:
     done = wgns("confine", "demo", "echo-two", echo)
     assert (done.returncode, confined()) == (1, "demo")
     assert restart == "always" or state("echo-two.service") == "failed"
+    if restart == "no":
+        told = wgns("status", "demo")
+        assert (told.returncode, "echo-two.service is confined to it, and has failed" in told.stderr) == (1, True)
     assert "echo-two.service is confined, but does not stay up: " in done.stderr
     assert "hint: journalctl -eu echo-two.service has its messages" in done.stderr
     way = re.findall(r"; wgns (release --restart \S+) ", done.stderr)[0]
